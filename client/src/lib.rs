@@ -47,6 +47,7 @@ pub use crate::leader::LeaderWatch;
 pub use crate::redirect::{Leader, LeaderView};
 use crate::redirect::{LeaderHint, Masters};
 pub use crate::tasks::WaitTotals;
+pub use crate::workers::worker_ref;
 
 /// 16 bytes chosen by the caller of a mutation: a retry with the same id has no second effect.
 pub type RequestId = [u8; 16];
@@ -158,8 +159,7 @@ pub(crate) struct Inner {
 impl Client {
     /// Begins a client that lives in `world`.
     pub fn builder(world: World) -> Builder {
-        let settings =
-            Settings { connect_timeout: DEFAULT_CONNECT_TIMEOUT, try_timeout: DEFAULT_TRY_TIMEOUT };
+        let settings = Settings { connect_timeout: DEFAULT_CONNECT_TIMEOUT, try_timeout: DEFAULT_TRY_TIMEOUT };
         Builder { world, addresses: Vec::new(), settings, timeout: DEFAULT_TIMEOUT }
     }
 
