@@ -24,6 +24,10 @@ const REDIRECTS_MAX: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest: about one takeover.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// No try is shorter: a loopback answer fits, and an overdue call still gets its last word.
+const TRY_MIN: Duration = Duration::from_millis(1);
+/// The server learns of a deadline this much later than ours, so that our own words end the try.
+const SERVER_GRACE: Duration = Duration::from_millis(50);
 /// How long a worker that is not connected is waited for: a resumed session takes far less after a failover.
 const WORKER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -172,7 +176,7 @@ impl Client {
         };
         let mut request = Request::new(request);
         if !call.stream {
-            request.set_timeout(time);
+            request.set_timeout(time + SERVER_GRACE);
         }
         match tokio::time::timeout(time, send(channel, request)).await {
             Ok(Ok(response)) => {
@@ -243,10 +247,14 @@ impl<'a> Quest<'a> {
         masters.pick(prefer_leader, &self.failed).unwrap_or_else(|| masters.all().swap_remove(0))
     }
 
-    /// How long the next try may take: longer after tries that ran out of time, never beyond the deadline.
+    /// How long the next try may take: longer after tries that ran out of time, never beyond the deadline, and not so long
+    /// that a mute master would use up what the untried ones need.
     fn try_time(&self) -> Duration {
         let base = self.client.inner.settings.try_timeout * 2u32.pow(self.timeouts.min(3));
-        (base + self.call.extra).min(self.left()).max(Duration::from_millis(1))
+        let known = self.client.inner.masters.lock().count();
+        let untried = known.saturating_sub(self.failed.len()).max(1) as u32;
+        let share = self.left().saturating_sub(self.call.extra) / untried;
+        (base.min(share) + self.call.extra).min(self.left()).max(TRY_MIN)
     }
 
     fn left(&self) -> Duration {
