@@ -1,0 +1,79 @@
+# Every command of the project. `make help` lists them; CI runs the same ones (.ci/run).
+#
+# Nothing here needs more than cargo: without cargo-nextest the tests run under `cargo test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# Where cargo builds.
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Profile of `make dev`: dev builds soonest, release runs fastest.
+PROFILE ?= dev
+BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Only one cluster test at a time: .config/nextest.toml. Everything else two at a time on two cores.
+TEST_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+# Extra arguments, e.g. `make test TEST_ARGS='-p steersman-state'`, `make dev DEV_ARGS='--data-dir /var/tmp/s'`.
+TEST_ARGS ?= --workspace
+DEV_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-doc dev release bench sim chaos
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+verify: fmt-check lint tidy ## formatting, lints and the rules of the house; never writes
+
+fmt-check:
+	$(CARGO) fmt --all -- --check
+
+lint:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+tidy: ## only the rules of the house: who may name what, headers, lengths, promises, links
+	$(CARGO) test --locked -q -p steersman-tidy
+
+fix: ## format, and apply what clippy can mend by itself
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+build: ## the binary, unoptimized: target/debug/steersman
+	$(CARGO) build --locked -p steersman
+
+release: ## the binary, optimized: target/release/steersman
+	$(CARGO) build --locked --release -p steersman
+
+test: test-build test-run test-doc ## build the binary and run every test
+
+# All targets in one build, so that the binary and the tests that start it share one set of features.
+test-build:
+	$(CARGO) build --locked --workspace --all-targets
+
+test-run:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  set -x; $(CARGO) nextest run --locked --all-targets --no-fail-fast --test-threads $(TEST_THREADS) $(TEST_ARGS); \
+	else \
+	  echo 'cargo-nextest is not installed: running under cargo test'; \
+	  set -x; $(CARGO) test --locked --lib --bins --tests --examples --no-fail-fast $(TEST_ARGS) -- --test-threads=1; \
+	fi
+
+test-doc:
+	$(CARGO) test --locked --doc $(TEST_ARGS)
+
+dev: ## three masters and two workers on this machine; Ctrl-C stops them
+	$(CARGO) build --locked -p steersman --profile $(PROFILE)
+	exec $(BIN_DIR)/steersman dev $(DEV_ARGS)
+
+bench: ## the figures of docs/benchmarks.md (release build; BENCH_ARGS)
+	$(CARGO) build --locked --release -p steersman -p steersman-chaos-tests --bins
+	$(TARGET_DIR)/release/steersman-bench $(BENCH_ARGS)
+
+sim: ## one simulated cluster from a seed: make sim SEED=7
+	SEED=$(or $(SEED),1) $(CARGO) test --locked -p steersman-chaos-tests --test simulation -- --nocapture
+
+chaos: ## only the tests with real processes and real faults: make chaos SEED=7
+	$(CARGO) build --locked --workspace --all-targets
+	STEERSMAN_SEED=$(or $(SEED),1) $(MAKE) test-run TEST_ARGS='-p steersman-chaos-tests'
