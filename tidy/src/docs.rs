@@ -13,6 +13,7 @@ const DECISION_LINES_MAX: usize = 60;
 /// All findings of this module.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings: Vec<Finding> = tree.pages.iter().flat_map(|page| links(tree, page)).collect();
+    findings.extend(tree.pages.iter().flat_map(|page| named_files(tree, page)));
     findings.extend(decisions(tree));
     findings.extend(error_codes(tree));
     findings
@@ -26,18 +27,37 @@ fn links(tree: &Tree, page: &Page) -> Vec<Finding> {
     broken.map(|(line, target)| Finding::new(&page.path, line, format!("the link `{target}` leads nowhere"))).collect()
 }
 
+/// Files named in inline code (`state/src/apply.rs`) that do not exist.
+fn named_files(tree: &Tree, page: &Page) -> Vec<Finding> {
+    let named = unfenced(&page.text).flat_map(|(line, text)| {
+        text.split('`').skip(1).step_by(2).filter(|name| is_file_name(name)).map(move |name| (line, name))
+    });
+    let missing = named.filter(|(_, name)| {
+        let beside = join(&page.path, name).unwrap_or_default();
+        !tree.paths.contains(*name) && !tree.paths.contains(&beside)
+    });
+    missing.map(|(line, name)| Finding::new(&page.path, line, format!("there is no file `{name}`"))).collect()
+}
+
+fn is_file_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let ours = [".rs", ".toml", ".proto", ".md"].iter().any(|end| name.ends_with(end));
+    ours && name.contains('/') && !name.starts_with('/') && name.chars().all(plain)
+}
+
+/// Lines outside of code blocks, with their numbers.
+fn unfenced(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(at, line)| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        (!fence && !fenced).then_some((at + 1, line))
+    })
+}
+
 /// Lines outside of code blocks, with their numbers, without inline code.
 fn prose_of(text: &str) -> Vec<(usize, String)> {
-    let mut fenced = false;
-    let mut prose = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        } else if !fenced {
-            prose.push((at + 1, line.split('`').step_by(2).collect::<Vec<_>>().join(" ")));
-        }
-    }
-    prose
+    unfenced(text).map(|(at, line)| (at, line.split('`').step_by(2).collect::<Vec<_>>().join(" "))).collect()
 }
 
 fn link_targets(text: &str) -> impl Iterator<Item = &str> {
@@ -143,6 +163,13 @@ mod tests {
         for bad in ["[x](b.md)", "[x](docs/b.md#three)", "[x](../../up.md)", "[x](docs/c.md \"title\")"] {
             assert_eq!(check(&tree(&[("a.md", bad), ("docs/b.md", target)])).len(), 1, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_named_and_missing_is_found() {
+        let fine = "`docs/b.md` `b.md` `/etc/x.toml` `a b/c.rs`\n```\n`docs/no.md`\n```";
+        assert!(check(&tree(&[("a.md", fine), ("docs/b.md", "`a.md`")])).is_empty());
+        assert_eq!(check(&tree(&[("a.md", "see `state/src/gone.rs`")])).len(), 1);
     }
 
     #[test]
