@@ -632,3 +632,8 @@ fn is_loopback(address: &str) -> bool {
 fn narrow(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
+
+/// Whether others can connect to it: `host:port` with a port from 1.
+pub(crate) fn is_address(address: &str) -> bool {
+    split_address(address).is_some_and(|(_, port)| port != 0)
+}

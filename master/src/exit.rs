@@ -1,27 +1,25 @@
 //! Errors that end the process, each with its exit code (sysexits) and its stable code.
 //!
 //! What always holds: a node that stops because of itself says why in one sentence and ends with a code that its
-//! supervisor can tell apart: restarting helps after 69 and 75, and after nothing else. It does not end the process.
+//! supervisor can tell apart: restarting by itself helps after 69, and after nothing else. The codes of the store (65, 70,
+//! 74, 75, 76) are those of `steersman_raft_store::exit`. It does not end the process.
 
 use std::io;
 use std::path::PathBuf;
 
 use steersman_proto::codes::{self, Code};
+use steersman_raft_store::StoreError;
 
 use crate::config::ConfigError;
 
-/// Data on disk is damaged.
-pub const EX_DATA: i32 = 65;
 /// A port is in use, or the network is not there.
 pub const EX_UNAVAILABLE: i32 = 69;
 /// An invariant is broken, or replicas disagree.
 pub const EX_SOFTWARE: i32 = 70;
 /// The disk refuses reads or writes.
 pub const EX_IO: i32 = 74;
-/// Another process holds the data directory, or the disk is full.
-pub const EX_TEMPORARY: i32 = 75;
-/// The data directory belongs to another node or cluster, or was emptied.
-pub const EX_FOREIGN: i32 = 76;
+/// The data directory belongs to another node or cluster, was emptied, or is in use.
+pub const EX_FOREIGN: i32 = 75;
 /// Not allowed to.
 pub const EX_PERMISSION: i32 = 77;
 /// The configuration is not valid.
@@ -52,18 +50,14 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The store can't go on: damaged, foreign, locked or refused by the disk. It brings its own codes.
-    #[error("{message}")]
-    Store {
-        /// Exit code, one of 65, 70, 74, 75, 76.
-        exit: i32,
-        /// Stable code.
-        code: Code,
-        /// For people.
-        message: String,
-    },
-    /// The consensus core stopped.
-    #[error("the consensus core stopped: {0}")]
-    Consensus(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This node may not take part: the others know its id with other data, or not at all.
+    #[error("{0}")]
+    Foreign(String),
+    /// Raft stopped, or could not begin.
+    #[error("Raft stopped: {0}")]
+    Raft(String),
     /// Replicas disagree, or an invariant is broken.
     #[error("an invariant is broken: {0}")]
     Invariant(String),
@@ -79,8 +73,9 @@ impl NodeError {
             Self::Config(_) => EX_CONFIG,
             Self::Listen { source, .. } => io_exit(source, EX_UNAVAILABLE),
             Self::DataDir { source, .. } => io_exit(source, EX_IO),
-            Self::Store { exit, .. } => *exit,
-            Self::Consensus(_) | Self::Invariant(_) | Self::Ended(_) => EX_SOFTWARE,
+            Self::Store(error) => i32::from(error.exit_code()),
+            Self::Foreign(_) => EX_FOREIGN,
+            Self::Raft(_) | Self::Invariant(_) | Self::Ended(_) => EX_SOFTWARE,
         }
     }
 
@@ -91,8 +86,9 @@ impl NodeError {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => codes::PORT_IN_USE,
             Self::Listen { .. } => codes::CONFIG,
             Self::DataDir { .. } => codes::DISK,
-            Self::Store { code, .. } => *code,
-            Self::Consensus(_) | Self::Invariant(_) | Self::Ended(_) => codes::INVARIANT,
+            Self::Store(error) => codes::by_id(error.code()).copied().unwrap_or(codes::INVARIANT),
+            Self::Foreign(_) => codes::FOREIGN_DATA,
+            Self::Raft(_) | Self::Invariant(_) | Self::Ended(_) => codes::INVARIANT,
         }
     }
 }
@@ -114,7 +110,9 @@ mod tests {
     fn each_way_to_end_has_its_exit_code_and_stable_code() {
         let config = MasterConfig::parse("", "empty.toml").err().map(NodeError::from);
         let disk = |kind: io::ErrorKind| NodeError::DataDir { path: "/data".into(), source: kind.into() };
-        let store = NodeError::Store { exit: EX_FOREIGN, code: codes::FOREIGN_DATA, message: "foreign".to_owned() };
+        let locked = StoreError::Locked { place: "/data".to_owned() };
+        let format = StoreError::WrongVersion { place: "/data".to_owned(), found: 9, known: 1 };
+        let torn = StoreError::Corrupt { place: "entry 7".to_owned(), problem: "checksum".to_owned() };
         let table = [
             (config, 78, codes::CONFIG),
             (Some(listen(io::ErrorKind::AddrInUse)), 69, codes::PORT_IN_USE),
@@ -122,8 +120,11 @@ mod tests {
             (Some(listen(io::ErrorKind::AddrNotAvailable)), 69, codes::CONFIG),
             (Some(disk(io::ErrorKind::PermissionDenied)), 77, codes::DISK),
             (Some(disk(io::ErrorKind::NotADirectory)), 74, codes::DISK),
-            (Some(store), 76, codes::FOREIGN_DATA),
-            (Some(NodeError::Consensus("fatal".to_owned())), 70, codes::INVARIANT),
+            (Some(locked.into()), 75, codes::FOREIGN_DATA),
+            (Some(format.into()), 76, codes::WRONG_VERSION),
+            (Some(torn.into()), 65, codes::CORRUPT_DATA),
+            (Some(NodeError::Foreign("emptied".to_owned())), 75, codes::FOREIGN_DATA),
+            (Some(NodeError::Raft("fatal".to_owned())), 70, codes::INVARIANT),
             (Some(NodeError::Invariant("digest".to_owned())), 70, codes::INVARIANT),
             (Some(NodeError::Ended("the applier")), 70, codes::INVARIANT),
         ];

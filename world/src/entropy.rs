@@ -30,7 +30,7 @@ pub struct RealEntropy;
 
 impl Entropy for RealEntropy {
     fn next_u64(&self) -> u64 {
-        rand::rng().random()
+        rand::rng().next_u64()
     }
 }
 
@@ -47,6 +47,6 @@ impl SeededEntropy {
 
 impl Entropy for SeededEntropy {
     fn next_u64(&self) -> u64 {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).random()
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next_u64()
     }
 }

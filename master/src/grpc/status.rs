@@ -12,8 +12,9 @@ use steersman_state::effect::Rejection;
 use tonic::{Code as Grpc, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::leader::SessionError;
-use crate::node::{LeaderHint, MemberError, ProposeError};
+use crate::leader::streams::SessionError;
+use crate::node::{LeaderHint, MemberError};
+use crate::propose::ProposeError;
 
 /// Suggested pause before a retry where the cluster is choosing a leader: about one election.
 const RETRY_ELECTION: Duration = Duration::from_millis(200);

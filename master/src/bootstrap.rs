@@ -1,0 +1,235 @@
+//! How a master finds out whether it may take part: before a blank one votes or acknowledges anything, it asks the others.
+//!
+//! What always holds: a cluster is formed only when all initial masters are blank and have seen each other; a master
+//! whose id is known under another data directory is refused, for it has lost votes and entries it once vouched for
+//! (promise P13). Until the question is settled the gate is shut: peers get an answer to a probe and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use steersman_proto::raft::v1 as pb;
+use steersman_proto::codes::FOREIGN_DATA;
+use steersman_proto::v1::AddMasterRequest;
+use steersman_proto::v1::cluster_client::ClusterClient;
+use steersman_raft_store::MasterNode;
+
+use crate::exit::{EX_FOREIGN, NodeError};
+use crate::network::Peers;
+use crate::node::{MemberAddr, Node};
+use crate::raft_service::RaftHandle;
+use crate::wire;
+
+/// Between rounds of questions.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// One answer takes no longer on a LAN, a busy machine included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the waiting is told in the log.
+const TELL_EVERY: u32 = 50;
+
+/// Whether peers may talk Raft to this master yet.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Lets peers in.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// True once peers may talk Raft.
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// This master, as it introduces itself.
+#[derive(Debug, Clone)]
+pub struct Myself {
+    /// Its id.
+    pub id: u64,
+    /// Its addresses and the id of its data directory.
+    pub node: MasterNode,
+}
+
+impl Myself {
+    /// The question that a blank master asks.
+    pub fn probe(&self, peers: &Peers, to: u64) -> pb::ProbeRequest {
+        let address = Some(wire::node_out(self.id, &self.node));
+        pb::ProbeRequest { header: Some(peers.header(to)), self_: address, store: self.node.store.clone() }
+    }
+}
+
+/// Settles whether this master takes part, and opens the gate. `blank`: its data directory holds no vote and no log.
+///
+/// # Errors
+/// If its id is known under another data directory, or the cluster exists without it.
+pub async fn settle(
+    myself: &Myself,
+    initial: &BTreeMap<u64, MasterNode>,
+    (blank, join): (bool, bool),
+    raft: &RaftHandle,
+    peers: &Peers,
+    gate: &Gate,
+) -> Result<(), NodeError> {
+    if blank && !join {
+        form(myself, initial, raft, peers).await?;
+    }
+    gate.open();
+    Ok(())
+}
+
+async fn form(
+    myself: &Myself,
+    initial: &BTreeMap<u64, MasterNode>,
+    raft: &RaftHandle,
+    peers: &Peers,
+) -> Result<(), NodeError> {
+    for round in 0_u32.. {
+        let answers = ask_all(myself, initial, peers).await;
+        for (peer, answer) in answers.iter().filter(|(_, answer)| answer.initialized) {
+            return recognised(myself, *peer, answer);
+        }
+        let waiting: Vec<u64> =
+            initial.keys().copied().filter(|id| *id != myself.id && !answers.contains_key(id)).collect();
+        if waiting.is_empty() {
+            return initialize(myself, initial, &answers, raft).await;
+        }
+        if round % TELL_EVERY == 0 {
+            tracing::info!(?waiting, "waiting for the other initial masters: the first start needs all of them");
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// An existing cluster: does it know this very data directory?
+fn recognised(myself: &Myself, peer: u64, answer: &pb::ProbeResponse) -> Result<(), NodeError> {
+    let id = myself.id;
+    let known = answer.members.iter().find(|member| member.address.as_ref().is_some_and(|address| address.id == id));
+    match known {
+        Some(member) if member.store == myself.node.store => Ok(()),
+        Some(_) => Err(foreign(format!(
+            "master {id} is a member of this cluster (says master {peer}), but its data directory is new: what it once \
+             acknowledged is lost. Remove master {id} and add this one under an id that was never used"
+        ))),
+        None => Err(foreign(format!(
+            "the cluster exists (says master {peer}) and master {id} is not a member of it. Start it with join = true and \
+             add it: steersman master add {id}"
+        ))),
+    }
+}
+
+fn foreign(message: String) -> NodeError {
+    NodeError::Store { exit: EX_FOREIGN, code: FOREIGN_DATA, message }
+}
+
+async fn ask_all(
+    myself: &Myself,
+    initial: &BTreeMap<u64, MasterNode>,
+    peers: &Peers,
+) -> BTreeMap<u64, pb::ProbeResponse> {
+    let others = initial.keys().copied().filter(|id| *id != myself.id);
+    let asked = others.map(|id| async move { (id, ask(myself, id, peers).await) });
+    let answers = futures::future::join_all(asked).await;
+    answers.into_iter().filter_map(|(id, answer)| answer.map(|answer| (id, answer))).collect()
+}
+
+async fn ask(myself: &Myself, id: u64, peers: &Peers) -> Option<pb::ProbeResponse> {
+    let address = peers.raft_address(id)?;
+    let mut client = peers.control(&address);
+    match tokio::time::timeout(ANSWER_TIMEOUT, client.probe(myself.probe(peers, id))).await {
+        Ok(Ok(answer)) => Some(answer.into_inner()),
+        Ok(Err(status)) => {
+            tracing::debug!(peer = id, address, %status, "no answer to a probe");
+            peers.drop_control(&address);
+            None
+        }
+        Err(_) => {
+            peers.drop_control(&address);
+            None
+        }
+    }
+}
+
+/// Everybody is blank and has seen everybody: the lowest id writes the first membership, the others receive it.
+async fn initialize(
+    myself: &Myself,
+    initial: &BTreeMap<u64, MasterNode>,
+    answers: &BTreeMap<u64, pb::ProbeResponse>,
+    raft: &RaftHandle,
+) -> Result<(), NodeError> {
+    if initial.keys().next() != Some(&myself.id) {
+        return Ok(());
+    }
+    let members: BTreeMap<u64, MasterNode> = initial
+        .iter()
+        .map(|(id, node)| {
+            let store = answers.get(id).map_or(&myself.node.store, |answer| &answer.store);
+            (*id, MasterNode { store: store.clone(), ..node.clone() })
+        })
+        .collect();
+    tracing::info!(masters = ?members.keys(), "forming the cluster");
+    raft.initialize(members).await.map_err(|error| NodeError::Consensus(format!("forming the cluster: {error}")))
+}
+
+/// Tells the leader, now and after each change of leader, where this member is, if the membership says otherwise: a
+/// member is its id and its data, not its address.
+pub async fn announce(myself: Myself, node: Arc<Node>) {
+    let mut leader = node.leader_watch();
+    loop {
+        let view = leader.borrow_and_update().clone();
+        if let Some(leader) = view.leader
+            && moved(&myself, &node)
+        {
+            tracing::info!(leader = leader.id, "telling the leader this master's new addresses");
+            if let Err(error) = tell(&myself, &node, leader.id).await {
+                tracing::warn!(%error, "the new addresses were not taken; trying again");
+                tokio::time::sleep(ASK_EVERY * 5).await;
+                continue;
+            }
+        }
+        if leader.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A member whose addresses in the membership are not those it advertises.
+fn moved(myself: &Myself, node: &Node) -> bool {
+    let members = node.status().members;
+    let known = members.iter().find(|member| member.addr.id == myself.id);
+    known.is_some_and(|known| {
+        (&known.addr.api, &known.addr.raft, &known.addr.http)
+            != (&myself.node.api, &myself.node.raft, &myself.node.http)
+    })
+}
+
+async fn tell(myself: &Myself, node: &Node, leader: u64) -> Result<(), String> {
+    let MasterNode { api, raft, http, .. } = myself.node.clone();
+    let master = MemberAddr { id: myself.id, api, raft, http };
+    if leader == myself.id {
+        return node.add_master(master).await.map(drop).map_err(|error| error.to_string());
+    }
+    let to = node.status().leader.ok_or("no leader")?;
+    let address = Some(wire::node_out(myself.id, &myself.node));
+    let mut client = ClusterClient::new(node.peer_channel(&to.api));
+    client.add_master(AddMasterRequest { master: address }).await.map(drop).map_err(|status| status.message().to_owned())
+}
+
+/// What this master answers to a probe.
+pub fn answer(store: &str, raft: &RaftHandle) -> pb::ProbeResponse {
+    let metrics = raft.server_metrics();
+    let seen = metrics.borrow_watched();
+    let members: Vec<pb::Node> =
+        seen.membership_config.nodes().map(|(id, node)| wire::member_out(*id, node)).collect();
+    pb::ProbeResponse {
+        store: store.to_owned(),
+        initialized: !members.is_empty(),
+        term: seen.vote.leader_id.term,
+        leader: seen.current_leader.unwrap_or(0),
+        members,
+    }
+}

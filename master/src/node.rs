@@ -1,0 +1,546 @@
+//! One master, put together: what the edge asks of the node, and what the log tells it.
+//!
+//! What always holds: [`Node`] answers from memory or through the door; it decides nothing. Who leads, who is a member and
+//! how far the log is come from openraft's metrics and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{ChangeMembers, ServerState};
+use steersman_raft_store::{ApplyObserver, MasterNode, SharedState};
+use steersman_state::command::Command;
+use steersman_state::effect::Applied;
+use steersman_state::ids::RequestId;
+use steersman_world::World;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::ClusterClock;
+use crate::config::MasterConfig;
+use crate::leader::{Reign, Throne};
+use crate::network::Peers;
+use crate::observe::Metrics;
+use crate::propose::{Committed, ProposeError, Proposer, leader_hint};
+use crate::raft_service::RaftHandle;
+use crate::reads::Reads;
+use crate::waiters::Waiters;
+
+pub use crate::propose::{Committed as CommittedReply, ProposeError as DoorError};
+
+/// A leadership transfer that took longer did not happen.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
+/// A leader whose quorum answered within this is making progress. Three heartbeats of the slowest sensible setting.
+const READY_ACK_AGE_MS: u64 = 2_000;
+/// A learner may be so many entries behind when it is promoted.
+const PROMOTE_LAG_MAX: u64 = 1_000;
+
+/// Where the leader is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// Its id.
+    pub id: u64,
+    /// Its API listener.
+    pub api: String,
+    /// Its term.
+    pub term: u64,
+}
+
+/// A master and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberAddr {
+    /// Its id.
+    pub id: u64,
+    /// For clients and workers.
+    pub api: String,
+    /// For other masters.
+    pub raft: String,
+    /// For metrics and probes.
+    pub http: String,
+}
+
+/// Who leads, in which term.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeaderView {
+    /// The newest term seen.
+    pub term: u64,
+    /// Absent while there is none.
+    pub leader: Option<MemberAddr>,
+}
+
+/// A member of the cluster, as this master sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberView {
+    /// Who.
+    pub addr: MemberAddr,
+    /// Votes; a learner does not.
+    pub voter: bool,
+    /// Leads.
+    pub leader: bool,
+    /// How far its log is, where known (by the leader).
+    pub matched_index: Option<u64>,
+    /// Since it last answered, where known (by the leader), in ms.
+    pub ack_age_ms: Option<u64>,
+}
+
+/// What this master is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Leads.
+    Leader,
+    /// Follows.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Receives the log without a vote.
+    Learner,
+    /// Not a member of anything yet.
+    Starting,
+}
+
+/// What this master knows without asking anybody.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// What it is.
+    pub role: Role,
+    /// The newest term seen.
+    pub term: u64,
+    /// Who leads.
+    pub leader: Option<MemberAddr>,
+    /// Everybody.
+    pub members: Vec<MemberView>,
+    /// Log index of the local state.
+    pub applied: u64,
+    /// Known to be committed.
+    pub committed: u64,
+    /// Last entry in the local log.
+    pub last_log: u64,
+    /// Last entry in the local snapshot.
+    pub snapshot: u64,
+    /// Leader: since a quorum last answered. Others: since the leader was last heard. In ms.
+    pub quorum_ack_age_ms: u64,
+    /// A leader with a recent quorum is known.
+    pub ready: bool,
+    /// Since this process started.
+    pub uptime_ms: u64,
+}
+
+/// How fresh a read is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadStamp {
+    /// Log index of the state that is read.
+    pub applied_index: u64,
+    /// At most so old, in ms.
+    pub age_ms: u64,
+    /// Not confirmed with a quorum.
+    pub stale: bool,
+}
+
+/// Why a change of the membership was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// The moment's error.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// No such master.
+    #[error("no such master: {0}")]
+    NotFound(u64),
+    /// Not now, or not so.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the log tells this master: wakes readers, waiters, and the outbox of the reign.
+pub struct Listening {
+    applied: watch::Sender<u64>,
+    clock: Arc<ClusterClock>,
+    waiters: Arc<Waiters>,
+    throne: Throne,
+    heard: parking_lot::Mutex<Option<Instant>>,
+    world: World,
+}
+
+impl Listening {
+    /// Nothing heard yet.
+    pub fn new(world: World, clock: Arc<ClusterClock>, waiters: Arc<Waiters>, throne: Throne) -> Arc<Self> {
+        let (applied, heard) = (watch::Sender::new(0), parking_lot::Mutex::default());
+        Arc::new(Self { applied, clock, waiters, throne, heard, world })
+    }
+
+    /// Follows the log index of the local state.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// An append or heartbeat of the leader was accepted just now.
+    pub fn leader_heard(&self) {
+        *self.heard.lock() = Some(self.world.clock.now());
+    }
+}
+
+impl ApplyObserver for Listening {
+    fn applied(&self, index: u64, term: u64, applied: &Applied) {
+        self.clock.observe(applied.time_ms);
+        if let Some(reign) = self.throne.reign()
+            && reign.term == term
+        {
+            reign.post(&applied.effects);
+        }
+        self.waiters.observe(&applied.events);
+        self.applied.send_replace(index);
+    }
+
+    fn installed(&self, index: u64) {
+        self.waiters.installed();
+        self.applied.send_replace(index);
+    }
+}
+
+/// One master. Used as `Arc<Node>`.
+pub struct Node {
+    /// Its id.
+    pub id: u64,
+    /// What it was told at its start.
+    pub config: Arc<MasterConfig>,
+    /// Clocks, randomness, network.
+    pub world: World,
+    /// The truth.
+    pub state: SharedState,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Callers that wait for tasks.
+    pub waiters: Arc<Waiters>,
+    pub(crate) raft: RaftHandle,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: Reads,
+    pub(crate) peers: Peers,
+    pub(crate) throne: Throne,
+    pub(crate) listening: Arc<Listening>,
+    pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) leader: watch::Receiver<LeaderView>,
+    pub(crate) started: Instant,
+    pub(crate) down: CancellationToken,
+    pub(crate) store_stats: OnceLock<Arc<dyn Fn() -> Vec<(&'static str, f64)> + Send + Sync>>,
+}
+
+fn member_addr(id: u64, node: &MasterNode) -> MemberAddr {
+    MemberAddr { id, api: node.api.clone(), raft: node.raft.clone(), http: node.http.clone() }
+}
+
+impl Node {
+    /// Proposes a command through the one door and waits until it is applied here. Leader only.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: the moment's; retry with the same request id.
+    pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Committed, ProposeError> {
+        if self.shutting_down() {
+            return Err(ProposeError::ShuttingDown);
+        }
+        self.proposer.propose(request, command).await
+    }
+
+    /// Returns when the local state may be read.
+    ///
+    /// # Errors
+    /// If a linearizable read can't be confirmed now.
+    pub async fn read(&self, stale: bool) -> Result<ReadStamp, ProposeError> {
+        if stale {
+            let applied_index = *self.listening.applied().borrow();
+            return Ok(ReadStamp { applied_index, age_ms: self.quorum_age_ms(), stale });
+        }
+        let applied_index = self.reads.linearizable().await?;
+        Ok(ReadStamp { applied_index, age_ms: 0, stale })
+    }
+
+    /// Who leads, unless it is this master.
+    pub fn leader_hint(&self) -> Option<LeaderHint> {
+        leader_hint(&self.raft)
+    }
+
+    /// Follows who leads. This master shows itself only once its reign has begun.
+    pub fn leader_watch(&self) -> watch::Receiver<LeaderView> {
+        self.leader.clone()
+    }
+
+    /// Follows the log index of the local state.
+    pub fn applied_watch(&self) -> watch::Receiver<u64> {
+        self.listening.applied()
+    }
+
+    /// The id that this cluster got at its birth, or its configured name before that.
+    pub fn cluster_id(&self) -> String {
+        self.state.read().cluster_id().map_or_else(|| self.config.cluster.clone(), str::to_owned)
+    }
+
+    /// Some only on a leader whose state has caught up.
+    pub fn reign(&self) -> Option<Arc<Reign>> {
+        self.throne.reign()
+    }
+
+    /// Cluster time now, in ms.
+    pub fn cluster_time_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Commands that wait at the door or are on their way.
+    pub fn proposals_queued(&self) -> usize {
+        self.proposer.queued()
+    }
+
+    /// Figures of the store, by name.
+    pub fn store_stats(&self) -> Vec<(&'static str, f64)> {
+        self.store_stats.get().map(|stats| stats()).unwrap_or_default()
+    }
+
+    /// A cached channel to another master's API listener.
+    pub fn peer_channel(&self, api: &str) -> tonic::transport::Channel {
+        self.peers.channel_to(api)
+    }
+
+    /// Forgets a channel that timed out.
+    pub fn drop_peer_channel(&self, api: &str) {
+        self.peers.drop_control(api);
+    }
+
+    /// True once this master is on its way down.
+    pub fn shutting_down(&self) -> bool {
+        self.down.is_cancelled()
+    }
+
+    /// Resolves when this master goes down.
+    pub async fn going_down(&self) {
+        self.down.cancelled().await;
+    }
+
+    fn quorum_age_ms(&self) -> u64 {
+        let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.into_inner());
+        let sign = if self.raft.is_leader() { acked } else { *self.listening.heard.lock() };
+        let since = |at: Instant| (self.world.clock.now().saturating_duration_since(at)).as_millis() as u64;
+        sign.map_or(u64::MAX, since)
+    }
+
+    /// What this master knows without asking anybody.
+    pub fn status(&self) -> NodeStatus {
+        let seen = self.raft.metrics().borrow_watched().clone();
+        let members = members(&seen, self.world.clock.now());
+        let leader = members.iter().find(|member| member.leader).map(|member| member.addr.clone());
+        let member = members.iter().any(|member| member.addr.id == self.id);
+        let quorum_ack_age_ms = self.quorum_age_ms();
+        let leads = seen.state == ServerState::Leader;
+        let ready = leader.is_some() && (!leads || (quorum_ack_age_ms <= READY_ACK_AGE_MS && self.reign().is_some()));
+        NodeStatus {
+            role: role(seen.state, member),
+            term: seen.current_term,
+            leader,
+            members,
+            applied: *self.listening.applied().borrow(),
+            committed: seen.committed.map_or(0, |id| id.index),
+            last_log: seen.last_log_index.unwrap_or(0),
+            snapshot: seen.snapshot.map_or(0, |id| id.index),
+            quorum_ack_age_ms,
+            ready: ready && !self.shutting_down(),
+            uptime_ms: (self.world.clock.now() - self.started).as_millis() as u64,
+        }
+    }
+
+    /// Hands leadership to `to`, or to the follower whose log is furthest.
+    ///
+    /// # Errors
+    /// If this master does not lead, `to` is no voter, or nobody took over in time.
+    pub async fn transfer(&self, to: Option<u64>) -> Result<(LeaderHint, Duration), MemberError> {
+        let status = self.status();
+        if status.role != Role::Leader {
+            return Err(ProposeError::NotLeader(self.leader_hint()).into());
+        }
+        let to = choose_heir(self.id, &status.members, to)?;
+        let since = self.world.clock.now();
+        self.raft.trigger().transfer_leader(to).await.map_err(|fatal| ProposeError::Failed(fatal.to_string()))?;
+        let mut leader = self.leader.clone();
+        let taken = leader.wait_for(|view| view.leader.as_ref().is_some_and(|leader| leader.id != self.id));
+        let view = tokio::time::timeout(TRANSFER_TIMEOUT, taken).await;
+        let new = match view {
+            Ok(Ok(view)) => view.leader.clone().map(|leader| LeaderHint { id: leader.id, api: leader.api, term: view.term }),
+            _ => None,
+        };
+        let took = self.world.clock.now() - since;
+        new.map(|leader| (leader, took))
+            .ok_or_else(|| MemberError::Refused(format!("master {to} did not take over within {TRANSFER_TIMEOUT:?}")))
+    }
+
+    /// Adds a master as a learner, or corrects the addresses of a member.
+    ///
+    /// # Errors
+    /// If this master does not lead, another change is under way, or the new one can't be reached.
+    pub async fn add_master(&self, master: MemberAddr) -> Result<u64, MemberError> {
+        self.require_reign()?;
+        self.peers.learn(master.id, &master.raft);
+        let store = self.store_of(master.id).await?;
+        let MemberAddr { id, api, raft, http } = master;
+        let known = self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).cloned();
+        if known.is_some_and(|known| known.store != store) {
+            let what = format!("master {id} was a member with other data: ids are never used again, choose a new one");
+            return Err(MemberError::Refused(what));
+        }
+        let node = MasterNode { api, raft, http, store };
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)])), true).await
+    }
+
+    /// Makes a learner that has caught up a voter.
+    ///
+    /// # Errors
+    /// If it is no member, too far behind, or another change is under way.
+    pub async fn promote_master(&self, id: u64) -> Result<u64, MemberError> {
+        self.require_reign()?;
+        let status = self.status();
+        let member = find(&status.members, id)?;
+        let lag = status.last_log.saturating_sub(member.matched_index.unwrap_or(0));
+        if !member.voter && lag > PROMOTE_LAG_MAX {
+            let what = format!("master {id} is {lag} entries behind, at most {PROMOTE_LAG_MAX} are allowed: wait");
+            return Err(MemberError::Refused(what));
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
+    }
+
+    /// Removes a master, voter or learner.
+    ///
+    /// # Errors
+    /// If it is no member, leads, is the last voter, or another change is under way.
+    pub async fn remove_master(&self, id: u64) -> Result<u64, MemberError> {
+        self.require_reign()?;
+        let status = self.status();
+        let member = find(&status.members, id)?;
+        let voters = status.members.iter().filter(|member| member.voter).count();
+        if id == self.id {
+            let what = format!("master {id} leads: hand over first with: steersman master step-down");
+            return Err(MemberError::Refused(what));
+        }
+        if member.voter && voters <= 1 {
+            return Err(MemberError::Refused(format!("master {id} is the last voter")));
+        }
+        let change = if member.voter {
+            ChangeMembers::RemoveVoters(BTreeSet::from([id]))
+        } else {
+            ChangeMembers::RemoveNodes(BTreeSet::from([id]))
+        };
+        self.change(change, false).await
+    }
+
+    fn require_reign(&self) -> Result<(), MemberError> {
+        match self.reign() {
+            Some(_) => Ok(()),
+            None => Err(ProposeError::NotLeader(self.leader_hint()).into()),
+        }
+    }
+
+    /// Asks a master for the id of its data directory.
+    async fn store_of(&self, id: u64) -> Result<String, MemberError> {
+        let unreachable = |what: String| MemberError::Refused(format!("master {id} does not answer: {what}"));
+        let address = self.peers.raft_address(id).ok_or(MemberError::NotFound(id))?;
+        let probe = steersman_proto::raft::v1::ProbeRequest {
+            header: Some(self.peers.header(id)),
+            self_: None,
+            store: String::new(),
+        };
+        let mut client = self.peers.control(&address);
+        match tokio::time::timeout(TRANSFER_TIMEOUT, client.probe(probe)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().store),
+            Ok(Err(status)) => Err(unreachable(format!("{address}: {}", status.message()))),
+            Err(_) => Err(unreachable(format!("{address}: nothing within {TRANSFER_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, MasterNode>, retain: bool) -> Result<u64, MemberError> {
+        use openraft::error::{ClientWriteError, RaftError};
+        match self.raft.change_membership(change, retain).await {
+            Ok(written) => Ok(written.log_id.index),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(ProposeError::NotLeader(self.leader_hint()).into())
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(MemberError::Refused(error.to_string()))
+            }
+            Err(RaftError::APIError(_)) => Err(ProposeError::OutcomeUnknown.into()),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Failed(fatal.to_string()).into()),
+        }
+    }
+}
+
+type RaftFigures = openraft::RaftMetrics<steersman_raft_store::TypeConfig>;
+
+fn members(seen: &RaftFigures, now: Instant) -> Vec<MemberView> {
+    let membership = seen.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let matched = |id: &u64| seen.replication.as_ref().and_then(|all| all.get(id).cloned().flatten()).map(|log| log.index);
+    let age = |id: &u64| {
+        let acked = seen.heartbeat.as_ref()?.get(id)?.as_ref()?;
+        Some(now.saturating_duration_since(acked.into_inner()).as_millis() as u64)
+    };
+    let view = |(id, node): (&u64, &MasterNode)| MemberView {
+        addr: member_addr(*id, node),
+        voter: voters.contains(id),
+        leader: seen.current_leader == Some(*id),
+        matched_index: matched(id),
+        ack_age_ms: age(id),
+    };
+    membership.nodes().map(view).collect()
+}
+
+fn role(state: ServerState, member: bool) -> Role {
+    match state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower => Role::Follower,
+        ServerState::Learner if member => Role::Learner,
+        _ => Role::Starting,
+    }
+}
+
+fn find(members: &[MemberView], id: u64) -> Result<&MemberView, MemberError> {
+    members.iter().find(|member| member.addr.id == id).ok_or(MemberError::NotFound(id))
+}
+
+fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, MemberError> {
+    match to {
+        Some(to) if to == me => Err(MemberError::Refused(format!("master {to} leads already"))),
+        Some(to) if find(members, to)?.voter => Ok(to),
+        Some(to) => Err(MemberError::Refused(format!("master {to} is a learner: promote it first"))),
+        None => members
+            .iter()
+            .filter(|member| member.voter && member.addr.id != me)
+            .max_by_key(|member| (member.matched_index, std::cmp::Reverse(member.ack_age_ms)))
+            .map(|member| member.addr.id)
+            .ok_or_else(|| MemberError::Refused("there is no other voter".to_owned())),
+    }
+}
+
+/// Keeps the view of who leads: openraft's word, except that this master shows itself only once its reign has begun.
+pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peers: Peers, view: watch::Sender<LeaderView>) {
+    let mut metrics = raft.server_metrics();
+    let mut reign = throne.watch();
+    loop {
+        let (now, members) = {
+            let seen = metrics.borrow_watched();
+            let members: Vec<MemberAddr> =
+                seen.membership_config.nodes().map(|(id, node)| member_addr(*id, node)).collect();
+            let term = seen.vote.leader_id.term;
+            let seated = reign.borrow_and_update().as_ref().is_some_and(|reign| reign.term == term);
+            let leader = seen.current_leader.filter(|leader| *leader != id || seated);
+            let leader = leader.and_then(|leader| members.iter().find(|member| member.id == leader).cloned());
+            (LeaderView { term, leader }, members)
+        };
+        for member in members.iter().filter(|member| member.id != id && peers.raft_address(member.id).is_none()) {
+            peers.learn(member.id, &member.raft);
+        }
+        view.send_if_modified(|old| {
+            let changed = *old != now;
+            *old = now.clone();
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = reign.changed() => if changed.is_err() { return },
+        }
+    }
+}

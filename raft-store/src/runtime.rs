@@ -1,0 +1,120 @@
+//! The runtime under openraft: tokio, except that its randomness can be seeded.
+//!
+//! openraft draws election timeouts from its runtime's random numbers. On a real machine they are the operating system's;
+//! a simulation, which runs everything in one thread, calls [`seed`] first and gets the same numbers in every run.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use openraft::{AsyncRuntime, OptionalSend};
+use openraft_rt_tokio::TokioRuntime;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+thread_local! {
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From now on this thread's Raft nodes draw from the sequence of `seed`; `None` gives them real randomness again.
+pub fn seed(seed: Option<u64>) {
+    SEED.set(seed);
+}
+
+fn next_rng() -> SmallRng {
+    match SEED.get() {
+        None => SmallRng::seed_from_u64(rand::rng().next_u64()),
+        Some(seed) => {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            SEED.set(Some(rng.next_u64()));
+            rng
+        }
+    }
+}
+
+/// tokio with seedable randomness.
+#[derive(Debug)]
+pub struct SeamRuntime(TokioRuntime);
+
+impl AsyncRuntime for SeamRuntime {
+    type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
+    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type ThreadLocalRng = SmallRng;
+    type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
+    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
+    type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        TokioRuntime::spawn(future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        TokioRuntime::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        TokioRuntime::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout_at(deadline, future)
+    }
+
+    fn is_panic(join_error: &Self::JoinError) -> bool {
+        TokioRuntime::is_panic(join_error)
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        next_rng()
+    }
+
+    fn new(threads: usize) -> Self {
+        Self(TokioRuntime::new(threads))
+    }
+
+    fn block_on<F, T>(&mut self, future: F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        self.0.block_on(future)
+    }
+
+    fn spawn_blocking<F, T>(f: F) -> impl Future<Output = Result<T, io::Error>> + Send
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        TokioRuntime::spawn_blocking(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers() {
+        let draw = || {
+            seed(Some(7));
+            let drawn: Vec<u64> = (0..4).map(|_| SeamRuntime::thread_rng().next_u64()).collect();
+            seed(None);
+            drawn
+        };
+        assert_eq!(draw(), draw());
+        assert!(draw().windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}
