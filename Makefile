@@ -36,9 +36,10 @@ lint:
 tidy: ## only the rules of the house: who may name what, headers, lengths, promises, links
 	$(CARGO) test --locked -q -p steersman-tidy
 
-fix: ## format, and apply what clippy can mend by itself
+fix: ## format, mend what clippy can mend by itself, refresh the code map
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
+	$(CARGO) run -q -p steersman-tidy
 
 build: ## the binary, unoptimized: target/debug/steersman
 	$(CARGO) build --locked -p steersman

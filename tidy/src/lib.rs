@@ -7,6 +7,7 @@
 pub mod docs;
 pub mod functions;
 pub mod imports;
+pub mod map;
 pub mod promises;
 pub mod scan;
 pub mod shape;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use steersman_tidy::tree::Tree;
-use steersman_tidy::{Finding, docs, functions, imports, promises, report, shape};
+use steersman_tidy::{Finding, docs, functions, imports, map, promises, report, shape};
 
 fn tree() -> Tree {
     let tree = Tree::load(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
@@ -42,4 +42,9 @@ fn kept_promises_have_tests() {
 #[test]
 fn pages_tell_what_exists() {
     assert_tidy(&docs::check(&tree()));
+}
+
+#[test]
+fn the_code_map_is_what_the_files_say() {
+    assert_tidy(&map::check(&tree()));
 }
