@@ -14,6 +14,8 @@ use crate::worker::{Labels, OfflineReason};
 /// All that one log entry brought about.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
+    /// Cluster time of the state after this entry, in ms.
+    pub time_ms: u64,
     /// One per command, in order.
     pub replies: Vec<Reply>,
     /// For the leader's outbox. Followers drop them.

@@ -35,6 +35,20 @@ pub struct TaskSpec {
     pub kill_grace_ms: u64,
 }
 
+impl TaskSpec {
+    /// Roughly how many bytes it takes in the log and in memory.
+    pub fn weight(&self) -> usize {
+        let pairs = |labels: &Labels| labels.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>();
+        let work = match &self.work {
+            Work::Command { argv, workdir, stdin } => {
+                argv.iter().map(|arg| arg.len() + 1).sum::<usize>() + workdir.len() + stdin.len()
+            }
+            Work::Handler { name, payload } => name.len() + payload.len(),
+        };
+        64 + self.name.len() + work + pairs(&self.env) + pairs(&self.require_labels)
+    }
+}
+
 /// What an attempt executes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Work {
