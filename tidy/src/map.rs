@@ -32,7 +32,7 @@ fn map_of(tree: &Tree, krate: &str) -> String {
     let folder = format!("{krate}/src/");
     let files = tree.sources.iter().filter_map(|source| Some((source, source.path.strip_prefix(&folder)?)));
     let lines = files.filter(|(source, _)| !source.is_test);
-    lines.map(|(source, name)| format!("- [`{name}`]({}): {}\n", source.path, first_sentence(source))).collect()
+    lines.map(|(source, name)| format!("- [{name}]({}): {}\n", source.path, first_sentence(source))).collect()
 }
 
 /// The first sentence of the header, without its full stop and without link brackets.
@@ -78,7 +78,7 @@ mod tests {
     fn the_map_is_made_from_first_sentences() {
         let tree = tree(PAGE_TEXT);
         let made = refreshed(&tree, PAGE_TEXT);
-        let line = "- [`b.rs`](a/src/b.rs): What `X` is, e.g. so: it does\n";
+        let line = "- [b.rs](a/src/b.rs): What `X` is, e.g. so: it does\n";
         assert_eq!(made, format!("# Map\n<!-- map of a -->\n{line}<!-- end of map -->\nprose\n"));
     }
 
