@@ -15,12 +15,16 @@ PROFILE ?= dev
 BIN_DIR := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Only one cluster test at a time: .config/nextest.toml. Everything else two at a time on two cores.
 TEST_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
-# Extra arguments, e.g. `make test TEST_ARGS='-p steersman-state'`, `make dev DEV_ARGS='--data-dir /var/tmp/s'`.
+# Extra arguments, e.g. `make test-run TEST_ARGS='-p steersman-state'`, `make dev DEV_ARGS='--data-dir /var/tmp/s'`.
 TEST_ARGS ?= --workspace
 DEV_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-doc dev release bench sim chaos
+# The simulation is a workspace of its own with flags of its own (chaos-tests/sim/.cargo/config.toml), which variables of
+# the environment would override.
+SIM := cd chaos-tests/sim && env -u CARGO_TARGET_DIR -u RUSTFLAGS $(CARGO)
+
+.PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-sim test-doc dev release bench sim chaos
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +33,7 @@ verify: fmt-check lint tidy ## formatting, lints and the rules of the house; nev
 
 fmt-check:
 	$(CARGO) fmt --all -- --check
+	$(SIM) fmt -- --check
 
 lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -39,6 +44,7 @@ tidy: ## only the rules of the house: who may name what, headers, lengths, promi
 fix: ## format, mend what clippy can mend by itself, refresh the code map
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
+	$(SIM) fmt
 	$(CARGO) run -q -p steersman-tidy
 
 build: ## the binary, unoptimized: target/debug/steersman
@@ -47,7 +53,7 @@ build: ## the binary, unoptimized: target/debug/steersman
 release: ## the binary, optimized: target/release/steersman
 	$(CARGO) build --locked --release -p steersman
 
-test: test-build test-run test-doc ## build the binary and run every test
+test: test-build test-run test-doc test-sim ## build the binary and run every test
 
 # All targets in one build, so that the binary and the tests that start it share one set of features.
 test-build:
@@ -61,6 +67,7 @@ test-run:
 	  set -x; $(CARGO) test --locked --lib --bins --tests --examples --no-fail-fast $(TEST_ARGS) -- --test-threads=1; \
 	fi
 
+# Examples in comments.
 test-doc:
 	$(CARGO) test --locked --doc $(TEST_ARGS)
 
@@ -72,8 +79,11 @@ bench: ## the figures of docs/benchmarks.md (release build; BENCH_ARGS)
 	$(CARGO) build --locked --release -p steersman -p steersman-chaos-tests --bins
 	$(TARGET_DIR)/release/steersman-bench $(BENCH_ARGS)
 
-sim: ## one simulated cluster from a seed: make sim SEED=7
-	SEED=$(or $(SEED),1) $(CARGO) test --locked -p steersman-chaos-tests --test simulation -- --nocapture
+sim: ## one simulated cluster from a seed, its history on stdout: make sim SEED=7
+	$(SIM) run --locked -q -- --seed $(or $(SEED),1)
+
+test-sim:
+	$(SIM) test --locked
 
 chaos: ## only the tests with real processes and real faults: make chaos SEED=7
 	$(CARGO) build --locked --workspace --all-targets
