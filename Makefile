@@ -85,6 +85,6 @@ sim: ## one simulated cluster from a seed, its history on stdout: make sim SEED=
 test-sim:
 	$(SIM) test --locked
 
-chaos: ## only the tests with real processes and real faults: make chaos SEED=7
+chaos: ## only the tests with real processes and real faults
 	$(CARGO) build --locked --workspace --all-targets
-	STEERSMAN_SEED=$(or $(SEED),1) $(MAKE) test-run TEST_ARGS='-p steersman-chaos-tests'
+	$(MAKE) test-run TEST_ARGS='-p steersman-chaos-tests'
