@@ -177,7 +177,11 @@ async fn supervise(handler: Arc<dyn Handler>, payload: Bytes, run: Run, control:
     tokio::pin!(work);
     tokio::select! {
         biased;
-        done = &mut work => return of_result(done),
+        // An end that was asked for stands, as with a process that was signalled, whatever the handler made of it.
+        done = &mut work => match control.outcome.get() {
+            Some(asked) => return ended(*asked, 0, ""),
+            None => return of_result(done),
+        },
         () = stop_asked(control, run.timeout()) => {}
     }
     let grace = if control.cut.is_cancelled() { Duration::ZERO } else { run.kill_grace };

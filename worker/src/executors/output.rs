@@ -234,7 +234,7 @@ mod tests {
         assert!(!attempt_dir(dir.path(), 2).exists() && attempt_dir(dir.path(), 1).exists());
         keep.bytes_max = 2 * 8_192;
         assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now), 2);
-        keep.age_max = Duration::from_secs(5);
+        keep.age_max = Duration::from_secs(10);
         assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now), 0);
         assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now + Duration::from_secs(60)), 2);
     }
