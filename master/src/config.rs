@@ -637,3 +637,6 @@ fn narrow(value: u64) -> u32 {
 pub(crate) fn is_address(address: &str) -> bool {
     split_address(address).is_some_and(|(_, port)| port != 0)
 }
+
+#[cfg(test)]
+mod tests;

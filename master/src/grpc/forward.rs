@@ -1,8 +1,9 @@
 //! One hop to the leader: how a call that only the leader can answer is answered by any master.
 //!
-//! What always holds: a call is forwarded at most once (its metadata says so), with the same request id, and the answer
-//! tells the caller who leads. Without a leader a call waits a short, jittered time and is tried once more, because most
-//! elections are over by then. A forwarded call whose connection broke in the middle is *outcome unknown*.
+//! What always holds: a call is forwarded at most once (its metadata says so), as it came, and the answer tells the caller
+//! who leads. Without a leader a call waits a short, jittered time first, because most elections are over by then. If
+//! leadership moves while this master answers, the caller is redirected. A forwarded mutation whose connection broke in
+//! the middle is *outcome unknown*.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use steersman_state::{Command, Reply, RequestId};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
 
 use super::status::{no_leader, not_leader, status, status_of_propose, status_of_rejection};
 use crate::leader::Reign;
@@ -23,6 +25,8 @@ use crate::propose::ProposeError;
 const FORWARDED: &str = "steersman-forwarded";
 /// Waiting for a leader: at least so long, and at most twice as long. About one election.
 const ELECTION_WAIT_MS: u64 = 100;
+/// The leader gives up first and says why; the margin is for the way back.
+const WAY_BACK: Duration = Duration::from_secs(1);
 
 /// What the services share.
 #[derive(Clone)]
@@ -39,18 +43,13 @@ pub struct Done {
     pub log_index: u64,
 }
 
-/// Why a call can't be answered here.
-pub enum Elsewhere {
-    /// The leader can: forward it.
-    Leader(LeaderHint),
-    /// Nobody can, or it was refused: this is the answer.
-    Refused(Status),
-}
-
-impl From<Status> for Elsewhere {
-    fn from(status: Status) -> Self {
-        Self::Refused(status)
-    }
+/// What kind of call is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// It changes something: a broken connection leaves its outcome unknown.
+    Mutation,
+    /// It only asks, and may take so long by itself.
+    Question(Duration),
 }
 
 impl Edge {
@@ -59,11 +58,11 @@ impl Edge {
         Self { node }
     }
 
-    /// Proposes a command; waits once for a leader if there is none.
+    /// Proposes a command; if there is no leader, waits once for one.
     ///
     /// # Errors
-    /// [`Elsewhere`] if another master leads or the command is refused.
-    pub async fn commit(&self, request: RequestId, command: Command) -> Result<Done, Elsewhere> {
+    /// `NOT_LEADER` if another master leads now; else what refused it.
+    pub async fn commit(&self, request: RequestId, command: Command) -> Result<Done, Status> {
         let mut outcome = self.node.propose(Some(request), command.clone()).await;
         if matches!(outcome, Err(ProposeError::NotLeader(None))) {
             outcome = match self.await_leader().await {
@@ -71,44 +70,22 @@ impl Edge {
                 None => self.node.propose(Some(request), command).await,
             };
         }
-        match outcome {
-            Ok(committed) => match committed.reply {
-                Reply::Rejected(rejection) => Err(status_of_rejection(&rejection).into()),
-                reply => Ok(Done { reply, log_index: committed.index }),
-            },
-            Err(error) => Err(self.elsewhere(&error)),
+        let committed = outcome.map_err(|error| self.refused(&error))?;
+        match committed.reply {
+            Reply::Rejected(rejection) => Err(status_of_rejection(&rejection)),
+            reply => Ok(Done { reply, log_index: committed.index }),
         }
     }
 
-    /// The reign of this master; waits once for a leader if there is none.
+    /// The reign of this master.
     ///
     /// # Errors
-    /// [`Elsewhere`] if another master leads, or none.
-    pub async fn reign(&self) -> Result<Arc<Reign>, Elsewhere> {
-        if let Some(reign) = self.node.reign() {
-            return Ok(reign);
-        }
-        let hint = match self.node.leader_hint() {
-            Some(hint) => Some(hint),
-            None => self.await_leader().await,
-        };
-        match (self.node.reign(), hint) {
-            (Some(reign), _) => Ok(reign),
-            (None, Some(hint)) => Err(Elsewhere::Leader(hint)),
-            (None, None) => Err(Elsewhere::Refused(self.no_leader())),
-        }
+    /// `NOT_LEADER` or `NO_LEADER` if it has none.
+    pub fn reign(&self) -> Result<Arc<Reign>, Status> {
+        self.node.reign().ok_or_else(|| self.refused(&ProposeError::NotLeader(self.node.leader_hint())))
     }
 
-    /// Where the answer to this error is.
-    pub fn elsewhere(&self, error: &ProposeError) -> Elsewhere {
-        match error {
-            ProposeError::NotLeader(Some(hint)) => Elsewhere::Leader(hint.clone()),
-            ProposeError::NotLeader(None) => Elsewhere::Refused(self.no_leader()),
-            other => Elsewhere::Refused(status_of_propose(other)),
-        }
-    }
-
-    /// The error of a read, with the arithmetic if there is no leader.
+    /// An error of the node as a status, with the arithmetic if there is no leader.
     pub fn refused(&self, error: &ProposeError) -> Status {
         match error {
             ProposeError::NotLeader(None) => self.no_leader(),
@@ -122,11 +99,70 @@ impl Edge {
         let mut leader = self.node.leader_watch();
         let shown = leader.wait_for(|view| view.leader.is_some());
         let _ = tokio::time::timeout(Duration::from_millis(wait), shown).await;
-        self.node.leader_hint().filter(|hint| hint.id != self.node.id)
+        self.node.leader_hint()
+    }
+
+    /// Answers here if this master leads, else at the leader. A forwarded answer's metadata tell who that is.
+    ///
+    /// # Errors
+    /// What the answering master said; `NOT_LEADER` instead of a second hop.
+    pub async fn answer<Q, A, H, T>(
+        &self,
+        hop: Hop,
+        request: Request<Q>,
+        here: impl FnOnce(Q) -> H,
+        there: impl FnOnce(Channel, Request<Q>) -> T,
+    ) -> Result<Response<A>, Status>
+    where
+        H: Future<Output = Result<A, Status>>,
+        T: Future<Output = Result<Response<A>, Status>>,
+    {
+        let Some(hint) = self.leader_elsewhere().await else {
+            return here(request.into_inner()).await.map(Response::new);
+        };
+        if request.metadata().contains_key(FORWARDED) {
+            return Err(not_leader(Some(&hint)));
+        }
+        self.node.metrics.forwarded();
+        let request = outbound(request, self.patience(hop));
+        let answer = there(self.node.peer_channel(&hint.api), request).await;
+        answer.map(|answer| told(answer, &hint)).map_err(|error| self.broken(error, hop, &hint))
+    }
+
+    async fn leader_elsewhere(&self) -> Option<LeaderHint> {
+        if self.node.reign().is_some() {
+            return None;
+        }
+        match self.node.leader_hint() {
+            Some(hint) => Some(hint),
+            None => self.await_leader().await,
+        }
+    }
+
+    fn patience(&self, hop: Hop) -> Duration {
+        let node = Duration::from_millis(self.node.config.raft.propose_timeout_ms);
+        match hop {
+            Hop::Mutation => node + WAY_BACK,
+            Hop::Question(own) => node + own + WAY_BACK,
+        }
+    }
+
+    /// A refusal of the leader as it is; a failure of the connection as what it means for the caller.
+    fn broken(&self, error: Status, hop: Hop, hint: &LeaderHint) -> Status {
+        if error.get_details_error_info().is_some() {
+            return error;
+        }
+        self.node.drop_peer_channel(&hint.api);
+        let (id, api) = (hint.id, &hint.api);
+        if was_never_sent(&error) || hop != Hop::Mutation {
+            return no_leader(format!("master {id} at {api} led a moment ago and does not answer: {}", error.message()));
+        }
+        let message = format!("the connection to the leader, master {id} at {api}, broke: {}", error.message());
+        status(codes::OUTCOME_UNKNOWN, message)
     }
 
     /// `NO_LEADER` with what this master knows.
-    pub fn no_leader(&self) -> Status {
+    fn no_leader(&self) -> Status {
         let status = self.node.status();
         let voters = status.members.iter().filter(|member| member.voter).count();
         if voters == 0 {
@@ -139,60 +175,13 @@ impl Edge {
         };
         no_leader(format!("no leader: {need} of {voters} masters are needed to elect one; master {id} {heard}"))
     }
-
-    /// Answers here, or at the leader: `here` says where, `there` asks it. The answer's metadata tell who leads.
-    ///
-    /// # Errors
-    /// What the answering master said; `NOT_LEADER` instead of a second hop.
-    pub async fn answer<Q, A, H, T>(
-        &self,
-        request: Request<Q>,
-        here: impl FnOnce(Q) -> H,
-        there: impl FnOnce(Channel, Request<Q>) -> T,
-    ) -> Result<Response<A>, Status>
-    where
-        Q: Clone,
-        H: Future<Output = Result<A, Elsewhere>>,
-        T: Future<Output = Result<Response<A>, Status>>,
-    {
-        let forwarded = request.metadata().contains_key(FORWARDED);
-        let question = request.get_ref().clone();
-        let hint = match here(question).await {
-            Ok(answer) => return Ok(Response::new(answer)),
-            Err(Elsewhere::Refused(status)) => return Err(status),
-            Err(Elsewhere::Leader(hint)) => hint,
-        };
-        if forwarded {
-            return Err(not_leader(Some(&hint)));
-        }
-        self.node.metrics.forwarded();
-        let request = outbound(request, Duration::from_millis(self.node.config.raft.propose_timeout_ms));
-        let channel = self.node.peer_channel(&hint.api);
-        let answer = there(channel, request).await;
-        answer.map(|answer| told(answer, &hint)).map_err(|error| self.broken(error, &hint))
-    }
-
-    /// A refusal of the leader as it is; a failure of the connection as what it means for the caller.
-    fn broken(&self, error: Status, hint: &LeaderHint) -> Status {
-        use tonic_types::StatusExt as _;
-        if error.get_details_error_info().is_some() {
-            return error;
-        }
-        self.node.drop_peer_channel(&hint.api);
-        let (id, api) = (hint.id, &hint.api);
-        if was_never_sent(&error) {
-            return no_leader(format!("master {id} at {api} led a moment ago and can't be reached"));
-        }
-        status(codes::OUTCOME_UNKNOWN, format!("the connection to the leader, master {id} at {api}, broke: {}", error.message()))
-    }
 }
 
 /// The request for the leader: guarded against a second hop, and never waiting for ever.
-fn outbound<Q>(request: Request<Q>, timeout: Duration) -> Request<Q> {
+fn outbound<Q>(request: Request<Q>, patience: Duration) -> Request<Q> {
     let mut forward = Request::new(request.into_inner());
     forward.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-    // The leader gives up first and says why; the margin is for the way back.
-    forward.set_timeout(timeout + Duration::from_secs(1));
+    forward.set_timeout(patience);
     forward
 }
 
@@ -218,9 +207,6 @@ fn was_never_sent(error: &Status) -> bool {
     while let Some(cause) = source {
         if cause.is::<tonic::ConnectError>() {
             return true;
-        }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionRefused;
         }
         source = cause.source();
     }

@@ -151,3 +151,94 @@ fn with_metadata(
     details.set_error_info(code.reason, codes::DOMAIN, metadata);
     Status::with_error_details(grpc_code(code), message, details)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use steersman_state::WorkerId;
+
+    fn check(status: &Status, code: Code, grpc: Grpc) {
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), (code.reason, "steersman"), "{status:?}");
+        assert_eq!(info.metadata["code"], code.id);
+        assert_eq!(status.code(), grpc, "{status:?}");
+        assert!(!status.message().is_empty());
+    }
+
+    #[test]
+    fn every_error_of_the_moment_has_its_code() {
+        let hint = LeaderHint { id: 2, api: "h:7400".to_owned(), term: 9 };
+        let table = [
+            (ProposeError::NotLeader(Some(hint)), codes::NOT_LEADER, Grpc::Unavailable),
+            (ProposeError::NotLeader(None), codes::NO_LEADER, Grpc::Unavailable),
+            (ProposeError::NoQuorum, codes::NO_QUORUM, Grpc::Unavailable),
+            (ProposeError::OutcomeUnknown, codes::OUTCOME_UNKNOWN, Grpc::DeadlineExceeded),
+            (ProposeError::Overloaded { queued: 9, limit: 9 }, codes::OVERLOADED, Grpc::ResourceExhausted),
+            (ProposeError::TooLarge { bytes: 9, limit: 8 }, codes::LIMIT_EXCEEDED, Grpc::ResourceExhausted),
+            (ProposeError::ShuttingDown, codes::SHUTTING_DOWN, Grpc::Unavailable),
+            (ProposeError::Failed("disk".to_owned()), codes::SHUTTING_DOWN, Grpc::Unavailable),
+        ];
+        for (error, code, grpc) in table {
+            check(&status_of_propose(&error), code, grpc);
+        }
+    }
+
+    #[test]
+    fn every_rejection_has_its_code() {
+        let what = "tasks_unfinished_max".to_owned();
+        let table = [
+            (Rejection::WorkerNotFound("7".to_owned()), codes::WORKER_NOT_FOUND, Grpc::NotFound),
+            (
+                Rejection::DuplicateWorker { name: "w".to_owned(), holder: WorkerId(1) },
+                codes::DUPLICATE_WORKER,
+                Grpc::AlreadyExists,
+            ),
+            (
+                Rejection::StaleIncarnation { worker: WorkerId(1), known: 2, given: 1 },
+                codes::STALE_INCARNATION,
+                Grpc::FailedPrecondition,
+            ),
+            (
+                Rejection::LimitExceeded { what, asked: 2, have: 9, limit: 10 },
+                codes::LIMIT_EXCEEDED,
+                Grpc::ResourceExhausted,
+            ),
+            (Rejection::Precondition("no".to_owned()), codes::FAILED_PRECONDITION, Grpc::FailedPrecondition),
+            (Rejection::OldReign { given: 1, now: 2 }, codes::NO_LEADER, Grpc::Unavailable),
+            (
+                Rejection::Invalid { field: "f".to_owned(), problem: "p".to_owned() },
+                codes::INVALID_ARGUMENT,
+                Grpc::InvalidArgument,
+            ),
+        ];
+        for (rejection, code, grpc) in table {
+            check(&status_of_rejection(&rejection), code, grpc);
+        }
+    }
+
+    #[test]
+    fn every_error_of_members_and_sessions_has_its_code() {
+        check(&status_of_member(&MemberError::NotFound(4)), codes::MASTER_NOT_FOUND, Grpc::NotFound);
+        let refused = MemberError::Refused("a change is under way".to_owned());
+        check(&status_of_member(&refused), codes::MEMBERSHIP, Grpc::FailedPrecondition);
+        check(&status_of_session(&SessionError::NotConnected), codes::WORKER_UNREACHABLE, Grpc::Unavailable);
+        check(&status_of_session(&SessionError::Timeout), codes::WORKER_UNREACHABLE, Grpc::Unavailable);
+        check(&status_of_session(&SessionError::NotFound), codes::LOG_NOT_FOUND, Grpc::NotFound);
+    }
+
+    #[test]
+    fn a_redirect_says_where_and_in_which_term() {
+        let hint = LeaderHint { id: 2, api: "h:7400".to_owned(), term: 9 };
+        let info = not_leader(Some(&hint)).get_details_error_info().unwrap();
+        let told = ["leader_id", "leader_api", "term"].map(|key| info.metadata[key].as_str());
+        assert_eq!(told, ["2", "h:7400", "9"]);
+    }
+
+    #[test]
+    fn what_is_worth_a_retry_says_after_how_long() {
+        let overloaded = status_of_propose(&ProposeError::Overloaded { queued: 1, limit: 1 });
+        let pause = overloaded.get_details_retry_info().unwrap().retry_delay;
+        assert_eq!(pause, Some(RETRY_QUEUE));
+    }
+}

@@ -4,7 +4,7 @@
 //! A stream counts when its first answer is there; what ends it later is not counted.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,24 +15,19 @@ use tonic::Code;
 
 use crate::observe::Metrics;
 
-/// What the layer needs.
-#[derive(Clone)]
-struct Telemetry {
-    metrics: Arc<Metrics>,
-    methods: Arc<BTreeSet<&'static str>>,
-}
+/// Every method that there is, as `package.Service/Method`.
+static METHODS: LazyLock<BTreeSet<&'static str>> = LazyLock::new(methods);
 
 /// The router with every call counted.
 pub fn measured(router: axum::Router, metrics: Arc<Metrics>) -> axum::Router {
-    let telemetry = Telemetry { metrics, methods: Arc::new(methods()) };
-    router.layer(from_fn_with_state(telemetry, measure))
+    router.layer(from_fn_with_state(metrics, measure))
 }
 
-async fn measure(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
-    let method = telemetry.methods.get(request.uri().path().trim_start_matches('/')).copied();
+async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let method = METHODS.get(request.uri().path().trim_start_matches('/')).copied();
     let since = Instant::now();
     let response = next.run(request).await;
-    telemetry.metrics.api_call(method.unwrap_or("unknown"), code_of(&response), since.elapsed());
+    metrics.api_call(method.unwrap_or("unknown"), code_of(&response), since.elapsed());
     response
 }
 
@@ -64,7 +59,7 @@ fn name(code: Code) -> &'static str {
     }
 }
 
-/// Every method that the descriptors know, as `package.Service/Method`. Leaked once per node: labels live as long as it.
+/// What the descriptors know. Leaked, once: labels live as long as the process.
 fn methods() -> BTreeSet<&'static str> {
     let sets = [steersman_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
     let files = sets.into_iter().filter_map(|set| prost_types::FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);

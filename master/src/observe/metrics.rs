@@ -241,8 +241,8 @@ pub struct Facts {
     pub last_log_index: u64,
     /// Last index in the snapshot.
     pub snapshot_index: u64,
-    /// Since a quorum confirmed the leader, or the leader was heard.
-    pub quorum_ack_age_ms: u64,
+    /// Since a quorum confirmed the leader, or the leader was heard; absent if that never happened.
+    pub quorum_ack_age_ms: Option<u64>,
     /// The other members; on the leader only.
     pub peers: Vec<Peer>,
     /// Tasks by state.
@@ -251,6 +251,8 @@ pub struct Facts {
     pub workers: WorkerCounts,
     /// Since the start of the node.
     pub uptime_ms: u64,
+    /// Figures of the store by name (a list in the store's code).
+    pub store: Vec<(&'static str, f64)>,
     /// The process as the system sees it; absent where the system does not say.
     pub process: Option<Process>,
     /// Bytes of the data directory, if known.
@@ -264,8 +266,8 @@ pub struct Peer {
     pub id: u64,
     /// Entries that it does not have yet.
     pub lag_entries: u64,
-    /// Since it last answered.
-    pub ack_age_ms: u64,
+    /// Since it last answered, if it ever did.
+    pub ack_age_ms: Option<u64>,
 }
 
 /// The process as the system sees it.
@@ -305,7 +307,12 @@ impl Facts {
         let entries = self.last_log_index.saturating_sub(self.snapshot_index);
         constant(r, "raft_log_entries", "Log entries after the snapshot", entries);
         let help = "Since a quorum confirmed the leader, or a follower heard it";
-        constant_seconds(r, "raft_quorum_ack_age", help, self.quorum_ack_age_ms);
+        if let Some(age) = self.quorum_ack_age_ms {
+            constant_seconds(r, "raft_quorum_ack_age", help, age);
+        }
+        for (name, value) in &self.store {
+            r.register(format!("store_{name}"), format!("Store: {}", name.replace('_', " ")), ConstGauge::new(*value));
+        }
         if let Some(bytes) = self.data_bytes {
             let help = "Files in the data directory: log and snapshots";
             r.register_with_unit("raft_data", help, Unit::Bytes, ConstGauge::new(bytes));
@@ -318,7 +325,9 @@ impl Facts {
         for peer in &self.peers {
             let label = PeerLabel { peer: peer.id };
             lag.get_or_create(&label).set(signed(peer.lag_entries));
-            age.get_or_create(&label).set(peer.ack_age_ms as f64 / 1_000.0);
+            if let Some(ms) = peer.ack_age_ms {
+                age.get_or_create(&label).set(ms as f64 / 1_000.0);
+            }
         }
         r.register("raft_peer_lag_entries", "Entries that a member does not have yet (leader only)", lag);
         r.register_with_unit("raft_peer_ack_age", "Since a member last answered (leader only)", Unit::Seconds, age);
@@ -440,4 +449,99 @@ fn by_label(r: &mut Registry, name: &str, help: &str, label: &'static str, value
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Everything fed once, so that every family has a series.
+    fn rendered() -> String {
+        let metrics = Metrics::new();
+        let took = Duration::from_millis(3);
+        metrics.proposal_committed(7, took);
+        metrics.proposal_failed("not_leader");
+        metrics.proposals_queued(3);
+        metrics.leader_changed();
+        metrics.fsync(took);
+        metrics.apply(took);
+        metrics.snapshot_built(took, 1_000);
+        metrics.snapshot_installed();
+        metrics.dispatch(took);
+        metrics.runs_sent(2);
+        metrics.reports(5);
+        metrics.stale_reports(1);
+        metrics.session_opened();
+        metrics.heartbeat();
+        metrics.worker_lost("lease");
+        metrics.load_crossed("over");
+        metrics.waiters(4);
+        metrics.stream_opened();
+        metrics.forwarded();
+        metrics.api_call("steersman.v1.Tasks/Submit", "OK", took);
+        metrics.render(&Facts {
+            has_leader: true,
+            term: 4,
+            quorum_ack_age_ms: Some(1_500),
+            peers: vec![Peer { id: 2, lag_entries: 5, ack_age_ms: Some(20) }],
+            tasks: TaskCounts { pending: 6, submitted_total: 9, ..TaskCounts::default() },
+            process: Some(Process { resident_bytes: 1 << 20, ..Process::default() }),
+            data_bytes: Some(77),
+            store: vec![("syncs", 3.0)],
+            ..Facts::default()
+        })
+    }
+
+    #[test]
+    fn every_family_is_prefixed_once_described_and_alone() {
+        let text = rendered();
+        let mut described = BTreeSet::new();
+        for line in text.lines().filter(|line| line.starts_with("# HELP ")) {
+            let (name, help) = line["# HELP ".len()..].split_once(' ').unwrap();
+            assert!(name.starts_with("steersman_") && !name.contains("steersman_steersman"), "{name}");
+            assert!(help.len() > 5 && help.ends_with('.') && !help.ends_with(".."), "{name}: {help}");
+            assert!(described.insert(name), "{name} is there twice");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let known = described.iter().any(|name| line.starts_with(name));
+            assert!(known, "no HELP for {line}");
+        }
+        assert!(described.len() > 45, "{} families", described.len());
+        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
+    }
+
+    #[test]
+    fn what_was_fed_is_there_with_its_unit() {
+        let text = rendered();
+        for line in [
+            "steersman_raft_commit_seconds_count 1",
+            "steersman_raft_fsync_seconds_sum 0.003",
+            "steersman_raft_has_leader 1",
+            "steersman_raft_term 4",
+            "steersman_raft_leader_changes_total 1",
+            "steersman_raft_quorum_ack_age_seconds 1.5",
+            "steersman_raft_peer_lag_entries{peer=\"2\"} 5",
+            "steersman_raft_data_bytes 77",
+            "steersman_scheduler_queue_tasks 6",
+            "steersman_scheduler_tasks{state=\"pending\"} 6",
+            "steersman_scheduler_tasks_submitted_total 9",
+            "steersman_scheduler_stale_reports_total 1",
+            "steersman_scheduler_dispatch_seconds_count 1",
+            "steersman_workers{status=\"online\"} 0",
+            "steersman_workers_lost_total{reason=\"lease\"} 1",
+            "steersman_api_call_seconds_count{method=\"steersman.v1.Tasks/Submit\",code=\"OK\"} 1",
+            "steersman_process_resident_memory_bytes 1048576",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn durations_carry_seconds_and_sizes_bytes_in_their_names() {
+        for line in rendered().lines().filter(|line| line.starts_with("# TYPE ") && line.ends_with(" histogram")) {
+            assert!(line.contains("_seconds ") || line.contains("_commands "), "{line}");
+        }
+    }
 }
