@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use steersman_proto::raft::v1 as pb;
-use steersman_proto::codes::FOREIGN_DATA;
 use steersman_proto::v1::AddMasterRequest;
 use steersman_proto::v1::cluster_client::ClusterClient;
 use steersman_raft_store::MasterNode;
 
-use crate::exit::{EX_FOREIGN, NodeError};
+use crate::exit::NodeError;
 use crate::network::Peers;
 use crate::node::{MemberAddr, Node};
 use crate::raft_service::RaftHandle;
@@ -111,19 +110,15 @@ fn recognised(myself: &Myself, peer: u64, answer: &pb::ProbeResponse) -> Result<
     let known = answer.members.iter().find(|member| member.address.as_ref().is_some_and(|address| address.id == id));
     match known {
         Some(member) if member.store == myself.node.store => Ok(()),
-        Some(_) => Err(foreign(format!(
+        Some(_) => Err(NodeError::Foreign(format!(
             "master {id} is a member of this cluster (says master {peer}), but its data directory is new: what it once \
              acknowledged is lost. Remove master {id} and add this one under an id that was never used"
         ))),
-        None => Err(foreign(format!(
+        None => Err(NodeError::Foreign(format!(
             "the cluster exists (says master {peer}) and master {id} is not a member of it. Start it with join = true and \
              add it: steersman master add {id}"
         ))),
     }
-}
-
-fn foreign(message: String) -> NodeError {
-    NodeError::Store { exit: EX_FOREIGN, code: FOREIGN_DATA, message }
 }
 
 async fn ask_all(
@@ -172,7 +167,7 @@ async fn initialize(
         })
         .collect();
     tracing::info!(masters = ?members.keys(), "forming the cluster");
-    raft.initialize(members).await.map_err(|error| NodeError::Consensus(format!("forming the cluster: {error}")))
+    raft.initialize(members).await.map_err(|error| NodeError::Raft(format!("forming the cluster: {error}")))
 }
 
 /// Tells the leader, now and after each change of leader, where this member is, if the membership says otherwise: a

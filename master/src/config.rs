@@ -359,7 +359,8 @@ impl MasterConfig {
         let default = Self::default();
         let node_id = required(&mut root, "node_id", 1, problems);
         let data_dir: String = required(&mut root, "data_dir", "data".to_owned(), problems);
-        let masters = root.sections("masters", problems).into_iter().map(|s| read_master(s, problems)).collect();
+        let masters: Vec<_> =
+            root.sections("masters", problems).into_iter().map(|section| read_master(section, problems)).collect();
         let listen = read_addresses(root.section("listen", problems), &default.listen, problems);
         let config = Self {
             node_id,

@@ -384,7 +384,6 @@ impl NetSnapshot<C> for Peer {
         let first = pb::InstallSnapshotRequest {
             header: Some(self.peers.header(self.target)),
             vote: Some(vote_out(&vote)),
-            meta: Some(wire::snapshot_meta_out(&snapshot.meta)),
             ..Default::default()
         };
         let chunks = snapshot_chunks(first, snapshot.snapshot);

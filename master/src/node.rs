@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::Instant as _;
 use openraft::{ChangeMembers, ServerState};
-use steersman_raft_store::{ApplyObserver, MasterNode, SharedState};
+use steersman_raft_store::{ApplyObserver, Control, MasterNode, SharedState};
 use steersman_state::command::Command;
 use steersman_state::effect::Applied;
 use steersman_state::ids::RequestId;
@@ -222,7 +223,7 @@ pub struct Node {
     pub(crate) leader: watch::Receiver<LeaderView>,
     pub(crate) started: Instant,
     pub(crate) down: CancellationToken,
-    pub(crate) store_stats: OnceLock<Arc<dyn Fn() -> Vec<(&'static str, f64)> + Send + Sync>>,
+    pub(crate) store: OnceLock<Control>,
 }
 
 fn member_addr(id: u64, node: &MasterNode) -> MemberAddr {
@@ -289,9 +290,14 @@ impl Node {
         self.proposer.queued()
     }
 
+    /// The store under this node, for figures and snapshots.
+    pub fn store(&self) -> Option<&Control> {
+        self.store.get()
+    }
+
     /// Figures of the store, by name.
     pub fn store_stats(&self) -> Vec<(&'static str, f64)> {
-        self.store_stats.get().map(|stats| stats()).unwrap_or_default()
+        self.store().map(|store| store.metrics().figures()).unwrap_or_default()
     }
 
     /// A cached channel to another master's API listener.
@@ -315,16 +321,18 @@ impl Node {
     }
 
     fn quorum_age_ms(&self) -> u64 {
-        let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.into_inner());
-        let sign = if self.raft.is_leader() { acked } else { *self.listening.heard.lock() };
-        let since = |at: Instant| (self.world.clock.now().saturating_duration_since(at)).as_millis() as u64;
-        sign.map_or(u64::MAX, since)
+        if self.raft.is_leader() {
+            let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked;
+            return acked.map_or(u64::MAX, |at| at.into_inner().elapsed().as_millis() as u64);
+        }
+        let heard = *self.listening.heard.lock();
+        heard.map_or(u64::MAX, |at| self.world.clock.now().saturating_duration_since(at).as_millis() as u64)
     }
 
     /// What this master knows without asking anybody.
     pub fn status(&self) -> NodeStatus {
         let seen = self.raft.metrics().borrow_watched().clone();
-        let members = members(&seen, self.world.clock.now());
+        let members = members(&seen);
         let leader = members.iter().find(|member| member.leader).map(|member| member.addr.clone());
         let member = members.iter().any(|member| member.addr.id == self.id);
         let quorum_ack_age_ms = self.quorum_age_ms();
@@ -336,7 +344,7 @@ impl Node {
             leader,
             members,
             applied: *self.listening.applied().borrow(),
-            committed: seen.committed.map_or(0, |id| id.index),
+            committed: seen.cluster_committed.map_or(0, |id| id.index),
             last_log: seen.last_log_index.unwrap_or(0),
             snapshot: seen.snapshot.map_or(0, |id| id.index),
             quorum_ack_age_ms,
@@ -469,13 +477,13 @@ impl Node {
 
 type RaftFigures = openraft::RaftMetrics<steersman_raft_store::TypeConfig>;
 
-fn members(seen: &RaftFigures, now: Instant) -> Vec<MemberView> {
+fn members(seen: &RaftFigures) -> Vec<MemberView> {
     let membership = seen.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let matched = |id: &u64| seen.replication.as_ref().and_then(|all| all.get(id).cloned().flatten()).map(|log| log.index);
     let age = |id: &u64| {
         let acked = seen.heartbeat.as_ref()?.get(id)?.as_ref()?;
-        Some(now.saturating_duration_since(acked.into_inner()).as_millis() as u64)
+        Some(acked.into_inner().elapsed().as_millis() as u64)
     };
     let view = |(id, node): (&u64, &MasterNode)| MemberView {
         addr: member_addr(*id, node),

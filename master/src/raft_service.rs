@@ -7,11 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::stream::{Stream, StreamExt as _};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::error::Fatal;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, VoteRequest};
 use openraft::{Raft, ReadPolicy};
 use steersman_proto::raft::v1 as pb;
 use steersman_proto::raft::v1::raft_server::{Raft as RaftRpc, RaftServer};
-use steersman_raft_store::{SnapshotReceiver, StateMachine, StoreError, TypeConfig};
+use steersman_raft_store::{Control, Snapshot, SnapshotReceiver, StateMachine, TypeConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bootstrap::{self, Gate};
@@ -21,9 +22,6 @@ use crate::wire::{self, WIRE_VERSION, WireError, log_id_in, log_id_out, vote_in,
 
 /// openraft with our types.
 pub type RaftHandle = Raft<TypeConfig, StateMachine>;
-
-/// Makes a place for an incoming snapshot.
-pub type MakeReceiver = Arc<dyn Fn() -> Result<SnapshotReceiver, StoreError> + Send + Sync>;
 
 /// Serves Raft to the peers of one master. Cheap to clone.
 #[derive(Clone)]
@@ -41,7 +39,7 @@ pub struct RaftService {
     /// Learns the addresses that peers introduce themselves with.
     pub peers: Peers,
     /// For incoming snapshots.
-    pub receiver: MakeReceiver,
+    pub control: Control,
     /// Notes signs of life of the leader.
     pub listening: Arc<Listening>,
 }
@@ -116,9 +114,12 @@ fn appends(
     first: pb::AppendRequest,
     rest: Streaming<pb::AppendRequest>,
 ) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
-    futures::stream::once(async move { Ok(first) }).chain(rest).map_while(Result::ok).map_while(|request| {
-        append_request(request).inspect_err(|error| tracing::error!(%error, "a peer's append was refused")).ok()
-    })
+    let all = futures::stream::once(async move { Ok(first) }).chain(rest);
+    let well_formed = |message: Result<pb::AppendRequest, Status>| {
+        let request = message.ok().map(append_request)?;
+        request.inspect_err(|error| tracing::error!(%error, "a peer's append was refused")).ok()
+    };
+    all.map(well_formed).take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready)
 }
 
 #[tonic::async_trait]
@@ -135,8 +136,8 @@ impl RaftRpc for RaftService {
         let answers = futures::stream::once(async move {
             let first = incoming.message().await?.ok_or_else(|| Status::invalid_argument("an empty append stream"))?;
             service.check(first.header.as_ref())?;
-            let answers = service.raft.stream_append(appends(first, incoming));
-            let listening = service.listening.clone();
+            let (raft, listening) = (service.raft.clone(), service.listening.clone());
+            let answers = append_all(&raft, appends(first, incoming));
             Ok::<_, Status>(answers.map(move |answer| {
                 if matches!(answer, Ok(Ok(_))) {
                     listening.leader_heard();
@@ -165,10 +166,8 @@ impl RaftRpc for RaftService {
         let first = incoming.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
         self.check(first.header.as_ref())?;
         let vote = vote_in(first.vote.as_ref()).map_err(malformed)?;
-        let meta = first.meta.ok_or_else(|| Status::invalid_argument("a snapshot without its meta data"))?;
-        let meta = wire::snapshot_meta_in(meta).map_err(malformed)?;
-        let snapshot = receive((self.receiver)().map_err(disk)?, incoming).await?;
-        let snapshot = openraft::alias::SnapshotOf::<TypeConfig, _> { meta, snapshot };
+        let receiver = self.control.receive_snapshot().map_err(disk)?;
+        let snapshot = receive(receiver, incoming).await?;
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(broken)?;
         Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(vote_out(&answer.vote)) }))
     }
@@ -201,9 +200,19 @@ impl RaftRpc for RaftService {
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         self.check(request.get_ref().header.as_ref())?;
         let (read, _) = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(broken)?;
-        let term = *read.committed_leader_id();
-        Ok(Response::new(pb::ReadIndexResponse { index: read.index(), term: *term }))
+        let term = read.committed_leader_id().term;
+        Ok(Response::new(pb::ReadIndexResponse { index: read.index(), term }))
     }
+}
+
+type AppendAnswers = Pin<Box<dyn Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>> + Send>>;
+
+/// openraft's answers to a stream of appends. The box forgets the borrow of the handle, which openraft does not need.
+fn append_all(
+    raft: &RaftHandle,
+    appends: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+) -> AppendAnswers {
+    Box::pin(raft.stream_append(appends))
 }
 
 /// A stream that first has to be made: its error becomes its only item.
@@ -223,11 +232,15 @@ where
 async fn receive(
     mut receiver: SnapshotReceiver,
     mut incoming: Streaming<pb::InstallSnapshotRequest>,
-) -> Result<steersman_raft_store::SnapshotData, Status> {
+) -> Result<Snapshot, Status> {
     while let Some(chunk) = incoming.message().await? {
-        receiver.write(&chunk.data).await.map_err(disk)?;
+        if !chunk.data.is_empty() {
+            receiver.write(&chunk.data).await.map_err(disk)?;
+        }
         if chunk.last {
-            return receiver.finish(chunk.crc).await.map_err(disk);
+            let snapshot = receiver.finish(chunk.crc).await.map_err(disk)?;
+            let meta = snapshot.meta().map_err(disk)?;
+            return Ok(Snapshot { meta, snapshot });
         }
     }
     Err(Status::aborted("the snapshot stream ended early"))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::stream::StreamExt as _;
 use openraft::async_runtime::WatchReceiver as _;
-use steersman_raft_store::{Disk, MasterNode, SledDisk, Store, StoreError};
+use steersman_raft_store::{Control, Disk, MasterNode, SledDisk, Store, StoreError, TypeConfig};
 use steersman_world::{BoxIo, Incoming, Spawner, World};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ pub struct Running {
     pub listening: Addresses,
     raft_spawner: Spawner,
     failed: watch::Receiver<Option<Arc<StoreError>>>,
+    control: Control,
 }
 
 /// Runs a master on the real machine until `shutdown` resolves or the node can't go on.
@@ -73,7 +74,7 @@ pub async fn run(
         .thread_name("raft")
         .enable_all()
         .build()
-        .map_err(|error| NodeError::Consensus(format!("no runtime: {error}")))?;
+        .map_err(|error| NodeError::Raft(format!("no runtime: {error}")))?;
     let disk = Arc::new(SledDisk::new(&config.data_dir));
     let surroundings = Surroundings { disk, raft: Spawner::on(runtime.handle().clone()), api: Spawner::ambient() };
     let outcome = async {
@@ -95,8 +96,13 @@ pub async fn start(config: MasterConfig, world: World, surroundings: Surrounding
     let clock = Arc::new(ClusterClock::new(world.clock.clone()));
     let (waiters, throne) = (Arc::new(Waiters::with_max(config.limits.waiters_max as usize)), Throne::default());
     let listening = Listening::new(world.clone(), clock.clone(), waiters.clone(), throne.clone());
-    let options = steersman_raft_store::Options::new(config.node_id, Some(config.cluster.clone()));
+    let options = steersman_raft_store::Options {
+        store_id: Some(u128::from_be_bytes(world.entropy.next_id())),
+        created_ms: world.clock.wall_ms(),
+        ..steersman_raft_store::Options::new(config.node_id, None)
+    };
     let store = steersman_raft_store::open(surroundings.disk.clone(), options, listening.clone()).await?;
+    check_cluster(&config, &store)?;
     let bound = Bound::all(&config, &world).await?;
     let addresses = bound.addresses();
     let parts = Parts { config, world, surroundings, clock, waiters, throne, listening };
@@ -121,8 +127,9 @@ impl Parts {
         for entry in config.masters.iter().filter(|entry| entry.id != config.node_id) {
             peers.learn(entry.id, &entry.raft);
         }
-        let (state, failed, blank) = (store.state.clone(), store.failed(), store.is_blank());
-        let (store_id, receiver, stats) = (store.identity.store_id(), store.receiver(), store.stats());
+        let (state, failed, control) = (store.state.clone(), store.failed(), store.control.clone());
+        let identity = store.identity.record();
+        let (store_id, blank) = (format!("{:032x}", identity.store_id), store.is_blank());
         self.clock.observe(state.read().time_ms());
         let raft = new_raft(&config, peers.clone(), store, &self.surroundings.raft).await?;
         let node_name = MasterNode {
@@ -140,13 +147,13 @@ impl Parts {
             raft: raft.clone(),
             gate: gate.clone(),
             peers: peers.clone(),
-            receiver,
+            control: control.clone(),
             listening: self.listening.clone(),
         };
         let down = CancellationToken::new();
         serve_raft(service, bound.raft, &self.surroundings.raft, &down);
         let node = self.node(raft.clone(), state, peers.clone(), down.clone());
-        let _ = node.store_stats.set(stats);
+        let _ = node.store.set(control.clone());
         serve_api(&node, bound.api, &self.surroundings.api);
         serve_http(&node, bound.http, &self.surroundings.api);
         let initial = initial_masters(&config);
@@ -155,7 +162,7 @@ impl Parts {
             takeover::watch(config.node_id, raft.clone(), peers.clone(), world.net.clone(), &self.surroundings.raft);
         }
         self.surroundings.api.spawn(bootstrap::announce(myself, node.clone()));
-        Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed })
+        Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, control })
     }
 
     /// Opens the door, the reads and the throne, and starts what watches Raft.
@@ -192,7 +199,7 @@ impl Parts {
         let (id, throne) = (config.node_id, self.throne.clone());
         api.spawn(watch_leader(raft.clone(), id, throne.clone(), peers.clone(), leader_view));
         let (waiters, clock, listening) = (self.waiters.clone(), self.clock.clone(), self.listening.clone());
-        let (started, store_stats) = (world.clock.now(), OnceLock::new());
+        let (started, store) = (world.clock.now(), OnceLock::new());
         Arc::new(Node {
             id,
             config,
@@ -210,7 +217,7 @@ impl Parts {
             leader,
             started,
             down,
-            store_stats,
+            store,
         })
     }
 }
@@ -229,7 +236,7 @@ impl Running {
                 // The store knows better than Raft why it failed.
                 let told = self.failed.borrow().clone();
                 self.stop_now().await;
-                return Err(told.map_or(error, |store| NodeError::from(&*store)));
+                return Err(told.map_or(error, |told| NodeError::from((*told).clone())));
             }
         }
         self.hand_over().await;
@@ -260,22 +267,40 @@ impl Running {
         if tokio::time::timeout(limit, stopping).await.is_err() {
             tracing::warn!("Raft did not stop in time");
         }
+        let closing = tokio::time::timeout(limit, self.control.close()).await;
+        if !matches!(closing, Ok(Ok(()))) {
+            tracing::warn!(?closing, "the store was not closed in good order");
+        }
+    }
+}
+
+type RaftFigures = openraft::alias::WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>>;
+
+/// A data directory that belongs to a cluster of another name is not touched.
+fn check_cluster(config: &MasterConfig, store: &Store) -> Result<(), NodeError> {
+    match store.identity.cluster() {
+        Some(cluster) if cluster.rsplit_once('-').is_none_or(|(name, _)| name != config.cluster) => {
+            let (dir, name) = (config.data_dir.display(), &config.cluster);
+            let what = format!("{dir} belongs to cluster {cluster:?}, the configuration says {name:?}");
+            Err(NodeError::Foreign(what))
+        }
+        _ => Ok(()),
     }
 }
 
 async fn store_failed(failed: &mut watch::Receiver<Option<Arc<StoreError>>>) -> NodeError {
     let error = failed.wait_for(Option::is_some).await.ok().and_then(|error| error.clone());
     match error {
-        Some(error) => NodeError::from(&*error),
+        Some(error) => NodeError::from((*error).clone()),
         None => std::future::pending().await,
     }
 }
 
-async fn raft_stopped(metrics: &mut (impl openraft::async_runtime::WatchReceiver<openraft::RaftMetrics<steersman_raft_store::TypeConfig>> + Send)) -> NodeError {
+async fn raft_stopped(metrics: &mut RaftFigures) -> NodeError {
     loop {
         let state = metrics.borrow_watched().running_state.clone();
         if let Err(fatal) = state {
-            return NodeError::Consensus(fatal.to_string());
+            return NodeError::Raft(fatal.to_string());
         }
         if metrics.changed().await.is_err() {
             return NodeError::Ended("Raft");
@@ -330,12 +355,12 @@ pub(crate) fn raft_config(config: &MasterConfig) -> openraft::Config {
 }
 
 async fn new_raft(config: &MasterConfig, peers: Peers, store: Store, spawner: &Spawner) -> Result<RaftHandle, NodeError> {
-    let settings = raft_config(config).validate().map_err(|error| NodeError::Consensus(error.to_string()))?;
+    let settings = raft_config(config).validate().map_err(|error| NodeError::Raft(error.to_string()))?;
     let id = config.node_id;
     let (log, machine) = (store.log, store.machine);
     let starting = spawner.spawn(async move { RaftHandle::new(id, Arc::new(settings), peers, log, machine).await });
-    let started = starting.await.map_err(|error| NodeError::Consensus(error.to_string()))?;
-    started.map_err(|fatal| NodeError::Consensus(fatal.to_string()))
+    let started = starting.await.map_err(|error| NodeError::Raft(error.to_string()))?;
+    started.map_err(|fatal| NodeError::Raft(fatal.to_string()))
 }
 
 /// The three listeners, bound.

@@ -20,8 +20,6 @@ pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// A log entry.
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
-/// A membership with its log id.
-pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 type RaftMembership = Membership<u64, MasterNode>;
 
 /// What a peer sent makes no sense.
@@ -35,12 +33,12 @@ fn missing(what: &str) -> WireError {
 
 /// A log id for the wire.
 pub fn log_id_out(id: &LogId) -> pb::LogId {
-    pb::LogId { term: *id.committed_leader_id(), index: id.index() }
+    pb::LogId { term: id.committed_leader_id().term, index: id.index() }
 }
 
 /// A log id from the wire.
 pub fn log_id_in(id: &pb::LogId) -> LogId {
-    LogId::new(id.term, id.index)
+    LogId::new(id.term.into(), id.index)
 }
 
 /// A vote for the wire.
@@ -110,24 +108,4 @@ pub fn entry_in(entry: pb::Entry) -> Result<Entry, WireError> {
         pb::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_in(membership)?),
     };
     Ok(Entry::new(log_id, payload))
-}
-
-/// Where a snapshot stands, for the wire.
-pub fn snapshot_meta_out(meta: &openraft::alias::SnapshotMetaOf<TypeConfig>) -> pb::SnapshotMeta {
-    pb::SnapshotMeta {
-        last_log_id: meta.last_log_id.as_ref().map(log_id_out),
-        membership_log_id: meta.last_membership.log_id().as_ref().map(log_id_out),
-        membership: Some(membership_out(meta.last_membership.membership())),
-        snapshot_id: meta.snapshot_id.clone(),
-    }
-}
-
-/// Where a snapshot stands, from the wire.
-pub fn snapshot_meta_in(meta: pb::SnapshotMeta) -> Result<openraft::alias::SnapshotMetaOf<TypeConfig>, WireError> {
-    let membership = membership_in(meta.membership.ok_or_else(|| missing("meta.membership"))?)?;
-    Ok(openraft::alias::SnapshotMetaOf::<TypeConfig> {
-        last_log_id: meta.last_log_id.as_ref().map(log_id_in),
-        last_membership: StoredMembership::new(meta.membership_log_id.as_ref().map(log_id_in), membership),
-        snapshot_id: meta.snapshot_id,
-    })
 }

@@ -13,13 +13,16 @@ pub struct Code {
     pub id: &'static str,
     /// Stable word, e.g. `NOT_LEADER`.
     pub reason: &'static str,
+    /// What it means.
+    pub about: &'static str,
     /// The next thing to do.
     pub hint: &'static str,
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $id:literal, $hint:literal;)*) => {
-        $($(#[$doc])* pub const $name: Code = Code { id: $id, reason: stringify!($name), hint: $hint };)*
+    ($($(#[doc = $doc:literal])* $name:ident = $id:literal, $hint:literal;)*) => {
+        $($(#[doc = $doc])* pub const $name: Code =
+            Code { id: $id, reason: stringify!($name), about: concat!($($doc),*).trim_ascii(), hint: $hint };)*
         /// All rows.
         pub const ALL: &[Code] = &[$($name),*];
     };

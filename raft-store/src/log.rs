@@ -449,11 +449,12 @@ impl LogStore {
     }
 
     /// Waits while too much is queued: the disk is slower than the cluster.
-    async fn make_room(&self) {
+    async fn make_room(&self) -> io::Result<()> {
         loop {
             let drained = self.shared.drained.notified();
+            self.shared.health.check()?;
             if self.shared.queued_bytes.load(Ordering::Relaxed) < QUEUED_BYTES_MAX {
-                return;
+                return Ok(());
             }
             drained.await;
         }
@@ -517,7 +518,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().collect::<Vec<_>>();
-        self.make_room().await;
+        self.make_room().await?;
         self.append_now(entries, callback)
     }
 

@@ -14,7 +14,7 @@ use steersman_state::State;
 
 use crate::disk::{Disk, DiskLock, KeyBatch, Keys};
 use crate::error::StoreError;
-use crate::identity::{Identity, IdentityRecord};
+use crate::identity::{Identity, IdentityRecord, another_cluster};
 use crate::log::{Memory, scan_entries};
 use crate::machine::Applying;
 use crate::record::{self, Point, RecordError, Seal, Sentinel, VoteRecord, entry_from_parts};
@@ -50,6 +50,11 @@ pub(crate) async fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<R
     let place = format!("{}/log", disk.place());
     own(&*keys, &identity, &**disk, &place).await?;
     let (state, applying, newest) = newest_snapshot(&**disk)?;
+    if let (Some(bound), Some(cluster)) = (identity.cluster(), state.cluster_id())
+        && bound != cluster
+    {
+        return Err(another_cluster(&format!("the snapshot in {}", disk.place()), cluster, &bound));
+    }
     let (mut memory, position) = read_log(&*keys, &**disk, &place).await?;
     check_snapshot(&memory, &applying, &disk.place())?;
     memory.committed = memory.committed.take().filter(|committed| Some(*committed) > applying.last).or(applying.last);

@@ -425,5 +425,6 @@ impl Drop for Alarm {
         if std::thread::panicking() {
             self.0.health.fail(&StoreError::Invariant("the log's writer panicked".to_owned()));
         }
+        self.0.drained.notify_waiters();
     }
 }

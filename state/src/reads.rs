@@ -159,6 +159,11 @@ impl State {
         believed.map(|worker| (worker.id, worker.incarnation, worker.session, worker.connected)).collect()
     }
 
+    /// How long a worker is believed when it is silent, in ms.
+    pub fn lease_ms(&self, worker: WorkerId) -> Option<u32> {
+        self.registry.get(worker).map(|worker| worker.lease_ms(&self.head.limits))
+    }
+
     /// Events of log index `index` and later: whole entries, until `max_events` are together (always at least one).
     pub fn events_from(&self, index: u64, max_events: usize) -> EventPage {
         self.events.page(index, max_events, self.head.applied_index)
