@@ -30,6 +30,8 @@ use crate::reports::Reports;
 
 /// A start is reported only if the attempt still runs after this: a short task costs one report.
 pub const STARTED_AFTER: Duration = Duration::from_millis(20);
+/// While ends wait to be read, what looks unfinished may be over: only this much later it is surely not short.
+const STARTED_AFTER_BUSY: Duration = Duration::from_millis(500);
 /// Assignments that may wait for a slot. The master assigns no more than the capacity, so this is far above need.
 const WAITING_MAX: usize = 100_000;
 /// Tokens remembered after their end was acknowledged, against late repetitions of their assignment.
@@ -188,7 +190,7 @@ impl Runner {
         let (mut inputs_in, mut events_in) = (Vec::with_capacity(64), Vec::with_capacity(1_024));
         loop {
             let now = self.settings.clock.now();
-            self.on_time(now);
+            self.on_time(now, events.is_empty());
             self.send_reports(now);
             self.publish();
             if let Some(clean) = self.finished(now) {
@@ -238,8 +240,8 @@ async fn room(outlet: Option<&Outlet>) {
 // ---- time -----------------------------------------------------------------------------------------------------------
 
 impl Runner {
-    fn on_time(&mut self, now: Instant) {
-        self.report_starts(now);
+    fn on_time(&mut self, now: Instant, caught_up: bool) {
+        self.report_starts(now, if caught_up { STARTED_AFTER } else { STARTED_AFTER_BUSY });
         self.reports.resend_due(now);
         self.obey_lease(now);
         if let Phase::Draining { until: Some(until) } = self.phase
@@ -261,9 +263,9 @@ impl Runner {
         [fresh, lease, phase, self.reports.next_due()].into_iter().flatten().min()
     }
 
-    fn report_starts(&mut self, now: Instant) {
+    fn report_starts(&mut self, now: Instant, after: Duration) {
         while let Some(&(since, token)) = self.fresh.front() {
-            if since + STARTED_AFTER > now {
+            if since + after > now {
                 break;
             }
             self.fresh.pop_front();

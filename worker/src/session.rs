@@ -176,7 +176,7 @@ impl Session {
         let other = view.wait_for(|view| view.leader.as_deref().is_some_and(|other| other != leader));
         let _ = tokio::time::timeout(backoff(&self.settings.world, failures), other).await;
         // Knocked in vain for long: perhaps nobody leads there any more, and the news was lost.
-        if failures > 0 && failures % 16 == 0 {
+        if failures > 0 && failures.is_multiple_of(16) {
             self.settings.masters.doubt();
         }
     }

@@ -355,7 +355,9 @@ async fn many_small_attempts_flow_and_heartbeats_go_on() {
         starts += reports.iter().filter(|report| report.ended.is_none()).count() as u32;
         let tokens: Vec<u64> =
             reports.iter().filter(|report| report.ended.is_some()).map(|report| report.token).collect();
-        tokens.iter().for_each(|token| drop(left.remove(token)));
+        for token in &tokens {
+            left.remove(token);
+        }
         session.send(master_message::Kind::ReportsAck(ReportsAck { tokens, started_tokens: vec![] })).await;
     }
     let took = began.elapsed();

@@ -177,7 +177,7 @@ impl Session for Shared {
                     let _ = told.send(kind);
                     continue;
                 };
-                heartbeats.send_modify(|seen: &mut Vec<_>| seen.push((Instant::now(), beat.load.clone().unwrap())));
+                heartbeats.send_modify(|seen: &mut Vec<_>| seen.push((Instant::now(), beat.load.unwrap())));
                 if let Some(answer) = answer.upgrade().filter(|_| acks.load(Ordering::SeqCst)) {
                     let ack = master_message::Kind::HeartbeatAck(HeartbeatAck { seq: beat.seq });
                     let _ = answer.send(Ok(MasterMessage { kind: Some(ack) })).await;
