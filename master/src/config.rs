@@ -324,11 +324,13 @@ impl MasterConfig {
         let mut warnings = Vec::new();
         let beyond = self.listen.named().into_iter().filter(|(_, address)| !is_loopback(address));
         for (name, address) in beyond {
-            warnings.push(format!("listen.{name} = {address} is neither encrypted nor authenticated (insecure = true)"));
+            warnings
+                .push(format!("listen.{name} = {address} is neither encrypted nor authenticated (insecure = true)"));
         }
         if self.masters.len() > 1 && self.masters.len().is_multiple_of(2) {
             let (n, f) = (self.masters.len(), (self.masters.len() - 1) / 2);
-            warnings.push(format!("{n} masters survive the failure of {f}, as {} would: an odd number is better", n - 1));
+            warnings
+                .push(format!("{n} masters survive the failure of {f}, as {} would: an odd number is better", n - 1));
         }
         warnings
     }
@@ -455,7 +457,12 @@ impl MasterConfig {
             ("limits.payload_bytes_max", limits.payload_bytes_max, "limits.submit_bytes_max", limits.submit_bytes_max),
             ("limits.submit_bytes_max", limits.submit_bytes_max, "limits.message_bytes_max", limits.message_bytes_max),
             ("limits.batch_bytes_max", limits.batch_bytes_max, "limits.message_bytes_max", limits.message_bytes_max),
-            ("limits.submit_tasks_max", limits.submit_tasks_max, "limits.tasks_unfinished_max", limits.tasks_unfinished_max),
+            (
+                "limits.submit_tasks_max",
+                limits.submit_tasks_max,
+                "limits.tasks_unfinished_max",
+                limits.tasks_unfinished_max,
+            ),
         ];
         for (small_key, small, large_key, large) in pairs {
             if small > large {
@@ -504,7 +511,8 @@ impl MasterConfig {
         let known = self.masters.iter().any(|m| m.id == self.node_id);
         let (id, n) = (self.node_id, self.masters.len());
         if self.join && known {
-            problems.add("join", format!("true, though node_id = {id} is one of the initial masters: do one or the other"));
+            problems
+                .add("join", format!("true, though node_id = {id} is one of the initial masters: do one or the other"));
         } else if !self.join && n == 0 {
             problems.add("masters", "empty: list the initial masters as [[masters]], or set join = true");
         } else if !self.join && !known {

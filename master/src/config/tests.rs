@@ -60,11 +60,11 @@ fn p15_bad_files_are_told_line_key_and_remedy() {
             and("[raft]\nheartbeat_ms = 150"),
             "m.toml:10: raft.election_min_ms: 200 is too short for heartbeat_ms = 150: one lost heartbeat would unseat the leader; allowed is 301 ms or more",
         ),
+        (and("[raft]\nelection_min_ms = 300"), "raft.election_max_ms: 300 must be greater than election_min_ms = 300"),
         (
-            and("[raft]\nelection_min_ms = 300"),
-            "raft.election_max_ms: 300 must be greater than election_min_ms = 300",
+            and("[raft]\npropose_timeout_ms = 250"),
+            "raft.propose_timeout_ms: 250 must be greater than election_max_ms = 300",
         ),
-        (and("[raft]\npropose_timeout_ms = 250"), "raft.propose_timeout_ms: 250 must be greater than election_max_ms = 300"),
         (
             and("[raft]\nkeep_entries = 30000"),
             "raft.keep_entries: 30000 must not be greater than raft.snapshot_entries = 20000",
@@ -107,7 +107,10 @@ fn p15_bad_files_are_told_line_key_and_remedy() {
         ("node_id = 1\njoin = true".to_owned(), "m.toml: data_dir: is missing: it has no default"),
         ("node_id = 0\ndata_dir = \"data\"\njoin = true".to_owned(), "m.toml:1: node_id: 0 is out of range"),
         ("node_id = 1\ndata_dir = \"\"\njoin = true".to_owned(), "data_dir: is empty: name a directory"),
-        ("node_id = 1\ndata_dir = \"data\"".to_owned(), "masters: empty: list the initial masters as [[masters]], or set join = true"),
+        (
+            "node_id = 1\ndata_dir = \"data\"".to_owned(),
+            "masters: empty: list the initial masters as [[masters]], or set join = true",
+        ),
         (
             GOOD.replacen("node_id = 1", "node_id = 7", 1),
             "m.toml:2: node_id: 7 is not one of masters (1): add it there, or set join = true",
@@ -163,7 +166,10 @@ fn insecure_allows_it_and_says_so_loudly() {
     assert_eq!(config.advertise.api, "127.0.0.1:7400", "others use the entry in masters");
     let warnings = config.warnings();
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].starts_with("listen.api = 0.0.0.0:7400 is neither encrypted nor authenticated"), "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("listen.api = 0.0.0.0:7400 is neither encrypted nor authenticated"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

@@ -92,7 +92,10 @@ impl Cluster for ClusterApi {
         self.edge.answer(Hop::Mutation, request, here, there).await
     }
 
-    async fn add_master(&self, request: Request<pb::AddMasterRequest>) -> Result<Response<pb::MembershipResponse>, Status> {
+    async fn add_master(
+        &self,
+        request: Request<pb::AddMasterRequest>,
+    ) -> Result<Response<pb::MembershipResponse>, Status> {
         let here = async |request: pb::AddMasterRequest| {
             let master = convert::master_in(request.master)?;
             self.changed(self.node().add_master(master).await)

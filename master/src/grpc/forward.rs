@@ -155,7 +155,10 @@ impl Edge {
         self.node.drop_peer_channel(&hint.api);
         let (id, api) = (hint.id, &hint.api);
         if was_never_sent(&error) || hop != Hop::Mutation {
-            return no_leader(format!("master {id} at {api} led a moment ago and does not answer: {}", error.message()));
+            return no_leader(format!(
+                "master {id} at {api} led a moment ago and does not answer: {}",
+                error.message()
+            ));
         }
         let message = format!("the connection to the leader, master {id} at {api}, broke: {}", error.message());
         status(codes::OUTCOME_UNKNOWN, message)

@@ -63,9 +63,10 @@ pub fn status_of_propose(error: &ProposeError) -> Status {
             );
             with_metadata(codes::OVERLOADED, message, HashMap::new(), retry_after(RETRY_QUEUE))
         }
-        ProposeError::TooLarge { bytes, limit } => {
-            status(codes::LIMIT_EXCEEDED, format!("the command takes {bytes} bytes, the limit is {limit}: send less at a time"))
-        }
+        ProposeError::TooLarge { bytes, limit } => status(
+            codes::LIMIT_EXCEEDED,
+            format!("the command takes {bytes} bytes, the limit is {limit}: send less at a time"),
+        ),
         ProposeError::ShuttingDown => status(codes::SHUTTING_DOWN, "this master is going down: nothing was changed"),
         ProposeError::Failed(why) => {
             status(codes::SHUTTING_DOWN, format!("this master is broken and stops ({why}): ask another one"))
@@ -84,9 +85,7 @@ pub fn status_of_rejection(rejection: &Rejection) -> Status {
         Rejection::Precondition(_) => status(codes::FAILED_PRECONDITION, message),
         // The leader changed between proposal and apply; nothing happened.
         Rejection::OldReign { .. } => no_leader(message),
-        Rejection::Invalid { field, problem } => {
-            invalid(vec![FieldViolation::new(field.clone(), problem.clone())])
-        }
+        Rejection::Invalid { field, problem } => invalid(vec![FieldViolation::new(field.clone(), problem.clone())]),
     }
 }
 
@@ -126,7 +125,9 @@ pub fn grpc_code(code: Code) -> Grpc {
         codes::OUTCOME_UNKNOWN => Grpc::DeadlineExceeded,
         codes::OVERLOADED | codes::LIMIT_EXCEEDED => Grpc::ResourceExhausted,
         codes::INVALID_ARGUMENT | codes::WRONG_VERSION => Grpc::InvalidArgument,
-        codes::TASK_NOT_FOUND | codes::WORKER_NOT_FOUND | codes::MASTER_NOT_FOUND | codes::LOG_NOT_FOUND => Grpc::NotFound,
+        codes::TASK_NOT_FOUND | codes::WORKER_NOT_FOUND | codes::MASTER_NOT_FOUND | codes::LOG_NOT_FOUND => {
+            Grpc::NotFound
+        }
         codes::DUPLICATE_WORKER => Grpc::AlreadyExists,
         codes::FAILED_PRECONDITION | codes::MEMBERSHIP => Grpc::FailedPrecondition,
         codes::WRONG_CLUSTER | codes::STALE_INCARNATION => Grpc::FailedPrecondition,

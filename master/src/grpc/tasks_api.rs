@@ -123,7 +123,10 @@ impl TasksApi {
 
     fn too_many_waiters(&self) -> Status {
         let max = self.node().waiters.max();
-        status(codes::OVERLOADED, format!("{max} callers wait for tasks already, which is the limit (limits.waiters_max)"))
+        status(
+            codes::OVERLOADED,
+            format!("{max} callers wait for tasks already, which is the limit (limits.waiters_max)"),
+        )
     }
 }
 

@@ -62,7 +62,8 @@ fn name(code: Code) -> &'static str {
 /// What the descriptors know. Leaked, once: labels live as long as the process.
 fn methods() -> BTreeSet<&'static str> {
     let sets = [steersman_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
-    let files = sets.into_iter().filter_map(|set| prost_types::FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);
+    let files =
+        sets.into_iter().filter_map(|set| prost_types::FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);
     let mut methods = BTreeSet::new();
     for file in files {
         for service in &file.service {

@@ -100,9 +100,8 @@ impl WorkersApi {
         loop {
             let wanted = LOOK_MAX.min(page.size - workers.len());
             let (views, next) = self.node().state.read().list_workers(cursor, wanted);
-            let matching = |view: &&WorkerView| {
-                statuses.is_empty() || statuses.contains(&convert::worker_status_out(view.status))
-            };
+            let matching =
+                |view: &&WorkerView| statuses.is_empty() || statuses.contains(&convert::worker_status_out(view.status));
             workers.extend(views.iter().filter(matching).map(|view| self.shown(view, reign.as_deref())));
             cursor = next;
             if cursor.is_none() || workers.len() >= page.size {
@@ -114,7 +113,10 @@ impl WorkersApi {
 
 #[tonic::async_trait]
 impl Workers for WorkersApi {
-    async fn list(&self, request: Request<pb::ListWorkersRequest>) -> Result<Response<pb::ListWorkersResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersResponse>, Status> {
         let pb::ListWorkersRequest { statuses, page, consistency } = request.into_inner();
         let key: Vec<u8> = statuses.iter().flat_map(|status| status.to_be_bytes()).collect();
         let page = PageRequest::of(PageOf::Workers, &key, page)?;

@@ -82,7 +82,9 @@ fn why_not_ready(status: &NodeStatus, going_down: bool) -> Option<String> {
         }
         Some(_) if status.role == Role::Leader => {
             let age = status.quorum_ack_age_ms;
-            format!("this master leads, its reign has not begun or no quorum ({need} of {voters}) confirmed it for {age} ms")
+            format!(
+                "this master leads, its reign has not begun or no quorum ({need} of {voters}) confirmed it for {age} ms"
+            )
         }
         Some(_) => format!("the leader was last heard {} ms ago", status.quorum_ack_age_ms),
     })
@@ -123,7 +125,8 @@ fn facts(node: &Node) -> Facts {
         tasks,
         workers,
         uptime_ms: status.uptime_ms,
-        store: node.store_stats(),
+        store: node.store().map(|store| store.metrics()),
+        sessions: node.reign().map_or(0, |reign| reign.sessions_open() as u64),
         process: None,
         data_bytes: None,
     }
@@ -169,7 +172,8 @@ mod tests {
 
     fn status(role: Role, leader: bool, age: u64) -> NodeStatus {
         let addr = |id| MemberAddr { id, api: format!("10.0.0.{id}:7400"), ..MemberAddr::default() };
-        let member = |id| MemberView { addr: addr(id), voter: true, leader: false, matched_index: None, ack_age_ms: None };
+        let member =
+            |id| MemberView { addr: addr(id), voter: true, leader: false, matched_index: None, ack_age_ms: None };
         NodeStatus {
             role,
             term: 7,

@@ -5,16 +5,19 @@
 //! grow. Counters and histograms are fed as things happen; what the node knows anyway is handed in at each scrape as
 //! [`Facts`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use steersman_state::{TaskCounts, WorkerCounts};
+
+use super::store::StoreCollector;
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,16 +45,10 @@ pub struct Metrics {
     proposals_failed: Counters<1>,
     proposals_queued: Gauge,
     leader_changes: Counter,
-    fsync: Histogram,
-    apply: Histogram,
-    snapshot_build: Histogram,
-    snapshot_bytes: Gauge,
-    snapshots_installed: Counter,
     dispatch: Histogram,
     runs_sent: Counter,
     reports: Counter,
     stale_reports: Counter,
-    sessions: Gauge,
     heartbeats: Counter,
     workers_lost: Counters<1>,
     load_crossings: Counters<1>,
@@ -74,22 +71,24 @@ impl Metrics {
         Self {
             batch_commands: histogram(&mut r, "raft_batch_commands", "Commands in one proposed log entry", None, sizes),
             commit: seconds(&mut r, "raft_commit", "From the proposal of a log entry to its apply on the leader"),
-            proposals_failed: labelled(&mut r, "raft_proposals_failed", "Proposals that were not answered with success"),
+            proposals_failed: labelled(
+                &mut r,
+                "raft_proposals_failed",
+                "Proposals that were not answered with success",
+            ),
             proposals_queued: gauge(&mut r, "raft_proposals_queued", "Commands that wait for the next log entry"),
             leader_changes: counter(&mut r, "raft_leader_changes", "Changes of leader that this master saw"),
-            fsync: seconds(&mut r, "raft_fsync", "One durable append to the log, sync to the device included"),
-            apply: seconds(&mut r, "raft_apply", "Applying one log entry to the state"),
-            snapshot_build: seconds(&mut r, "raft_snapshot_build", "Building and storing one snapshot"),
-            snapshot_bytes: bytes(&mut r, "raft_snapshot", "Size of the newest snapshot that was built here"),
-            snapshots_installed: counter(&mut r, "raft_snapshots_installed", "Snapshots received from a leader"),
             dispatch: seconds(&mut r, "scheduler_dispatch", "From the commit of an assignment to its worker's stream"),
             runs_sent: counter(&mut r, "scheduler_runs_sent", "Assignments put on workers' streams, repeats included"),
             reports: counter(&mut r, "scheduler_reports", "Reports of attempts that workers sent"),
             stale_reports: counter(&mut r, "scheduler_stale_reports", "Reports with a token that is not open: echoes"),
-            sessions: gauge(&mut r, "worker_sessions", "Open sessions of workers with this master"),
             heartbeats: counter(&mut r, "worker_heartbeats", "Heartbeats of workers that this master received"),
             workers_lost: labelled(&mut r, "workers_lost", "Workers that went offline, by reason"),
-            load_crossings: labelled(&mut r, "workers_load_crossings", "Workers that crossed a load threshold, by level"),
+            load_crossings: labelled(
+                &mut r,
+                "workers_load_crossings",
+                "Workers that crossed a load threshold, by level",
+            ),
             waiters: gauge(&mut r, "api_waiters", "Callers that wait for tasks to finish"),
             streams: gauge(&mut r, "api_streams", "Open event streams and leader watches"),
             forwarded: counter(&mut r, "api_forwarded", "Calls that were forwarded to the leader"),
@@ -119,27 +118,6 @@ impl Metrics {
         self.leader_changes.inc();
     }
 
-    /// One durable append took so long.
-    pub fn fsync(&self, took: Duration) {
-        self.fsync.observe(took.as_secs_f64());
-    }
-
-    /// Applying one entry took so long.
-    pub fn apply(&self, took: Duration) {
-        self.apply.observe(took.as_secs_f64());
-    }
-
-    /// A snapshot was built and stored.
-    pub fn snapshot_built(&self, took: Duration, bytes: u64) {
-        self.snapshot_build.observe(took.as_secs_f64());
-        self.snapshot_bytes.set(signed(bytes));
-    }
-
-    /// A snapshot came from a leader and replaced the state.
-    pub fn snapshot_installed(&self) {
-        self.snapshots_installed.inc();
-    }
-
     /// An assignment reached its worker's stream so long after its commit.
     pub fn dispatch(&self, took: Duration) {
         self.dispatch.observe(took.as_secs_f64());
@@ -158,16 +136,6 @@ impl Metrics {
     /// So many of them were echoes.
     pub fn stale_reports(&self, reports: u64) {
         self.stale_reports.inc_by(reports);
-    }
-
-    /// A worker's session opened.
-    pub fn session_opened(&self) {
-        self.sessions.inc();
-    }
-
-    /// A worker's session ended.
-    pub fn session_closed(&self) {
-        self.sessions.dec();
     }
 
     /// A worker's heartbeat.
@@ -251,8 +219,10 @@ pub struct Facts {
     pub workers: WorkerCounts,
     /// Since the start of the node.
     pub uptime_ms: u64,
-    /// Figures of the store by name (a list in the store's code).
-    pub store: Vec<(&'static str, f64)>,
+    /// What the store counts, once it is open.
+    pub store: Option<Arc<steersman_raft_store::Metrics>>,
+    /// Open sessions of workers; on the leader only.
+    pub sessions: u64,
     /// The process as the system sees it; absent where the system does not say.
     pub process: Option<Process>,
     /// Bytes of the data directory, if known.
@@ -310,8 +280,8 @@ impl Facts {
         if let Some(age) = self.quorum_ack_age_ms {
             constant_seconds(r, "raft_quorum_ack_age", help, age);
         }
-        for (name, value) in &self.store {
-            r.register(format!("store_{name}"), format!("Store: {}", name.replace('_', " ")), ConstGauge::new(*value));
+        if let Some(store) = &self.store {
+            r.register_collector(Box::new(StoreCollector(store.clone())));
         }
         if let Some(bytes) = self.data_bytes {
             let help = "Files in the data directory: log and snapshots";
@@ -362,12 +332,18 @@ impl Facts {
         by_label(r, "workers", "Registered workers by status", "status", &statuses);
         constant(r, "workers_capacity_slots", "Slots of all workers that are not offline", w.capacity);
         constant(r, "workers_used_slots", "Slots in use", w.used);
+        constant(r, "worker_sessions", "Open sessions of workers with this master (leader only)", self.sessions);
     }
 
     fn register_process(&self, r: &mut Registry) {
         constant_seconds(r, "process_uptime", "Since the start of the node", self.uptime_ms);
         let Some(p) = self.process else { return };
-        r.register_with_unit("process_resident_memory", "Resident memory", Unit::Bytes, ConstGauge::new(p.resident_bytes));
+        r.register_with_unit(
+            "process_resident_memory",
+            "Resident memory",
+            Unit::Bytes,
+            ConstGauge::new(p.resident_bytes),
+        );
         let cpu = Counter::<f64, std::sync::atomic::AtomicU64>::default();
         cpu.inc_by(p.cpu_seconds);
         r.register_with_unit("process_cpu", "User and system time", Unit::Seconds, cpu);
@@ -396,12 +372,6 @@ fn labelled(r: &mut Registry, name: &str, help: &str) -> Counters<1> {
 fn gauge(r: &mut Registry, name: &str, help: &str) -> Gauge {
     let gauge = Gauge::default();
     r.register(name, help, gauge.clone());
-    gauge
-}
-
-fn bytes(r: &mut Registry, name: &str, help: &str) -> Gauge {
-    let gauge = Gauge::default();
-    r.register_with_unit(name, help, Unit::Bytes, gauge.clone());
     gauge
 }
 
@@ -465,15 +435,10 @@ mod tests {
         metrics.proposal_failed("not_leader");
         metrics.proposals_queued(3);
         metrics.leader_changed();
-        metrics.fsync(took);
-        metrics.apply(took);
-        metrics.snapshot_built(took, 1_000);
-        metrics.snapshot_installed();
         metrics.dispatch(took);
         metrics.runs_sent(2);
         metrics.reports(5);
         metrics.stale_reports(1);
-        metrics.session_opened();
         metrics.heartbeat();
         metrics.worker_lost("lease");
         metrics.load_crossed("over");
@@ -481,6 +446,8 @@ mod tests {
         metrics.stream_opened();
         metrics.forwarded();
         metrics.api_call("steersman.v1.Tasks/Submit", "OK", took);
+        let store = Arc::new(steersman_raft_store::Metrics::default());
+        store.sync_us.record(3_000);
         metrics.render(&Facts {
             has_leader: true,
             term: 4,
@@ -489,7 +456,7 @@ mod tests {
             tasks: TaskCounts { pending: 6, submitted_total: 9, ..TaskCounts::default() },
             process: Some(Process { resident_bytes: 1 << 20, ..Process::default() }),
             data_bytes: Some(77),
-            store: vec![("syncs", 3.0)],
+            store: Some(store),
             ..Facts::default()
         })
     }

@@ -5,5 +5,6 @@
 
 pub mod http;
 pub mod metrics;
+mod store;
 
 pub use metrics::Metrics;

@@ -293,7 +293,11 @@ pub fn set_config_in(request: pb::SetConfigRequest, lease_ms: u32, limits: &Node
             checks.add(field, format!("{} is also in set_labels: choose one", quoted(key)));
         }
     }
-    if capacity.is_none() && heartbeat_ms.is_none() && set_labels.is_empty() && remove_labels.is_empty() && !checks.any()
+    if capacity.is_none()
+        && heartbeat_ms.is_none()
+        && set_labels.is_empty()
+        && remove_labels.is_empty()
+        && !checks.any()
     {
         checks.add("capacity", "nothing is to be changed: set capacity, heartbeat_ms, set_labels or remove_labels");
     }

@@ -5,9 +5,9 @@
 
 use steersman_proto::v1 as pb;
 use steersman_state::{
-    AttemptView, Backoff, CancelResult, Event, EventEntry, ExplainReason, Explanation, Labels, LoadLevel, OfflineReason,
-    OnPartition, Outcome, Resources, RetryOn, RetryResult, TaskCounts, TaskSpec, TaskState, TaskView, Work, WorkerChange,
-    WorkerCounts, WorkerMode, WorkerStatus, WorkerView,
+    AttemptView, Backoff, CancelResult, Event, EventEntry, ExplainReason, Explanation, Labels, LoadLevel,
+    OfflineReason, OnPartition, Outcome, Resources, RetryOn, RetryResult, TaskCounts, TaskSpec, TaskState, TaskView,
+    Work, WorkerChange, WorkerCounts, WorkerMode, WorkerStatus, WorkerView,
 };
 
 use crate::node::{LeaderView, MemberAddr, MemberView, ReadStamp, Role};
@@ -171,7 +171,8 @@ pub fn retried_out(result: &RetryResult) -> pb::RetryResult {
 
 /// Why a task stands where it stands.
 pub fn explanation_out(explanation: Explanation, read: pb::ReadInfo) -> pb::ExplainResponse {
-    let reason = |r: ExplainReason| pb::ExplainReason { reason: r.reason.to_owned(), workers: r.workers, detail: r.detail };
+    let reason =
+        |r: ExplainReason| pb::ExplainReason { reason: r.reason.to_owned(), workers: r.workers, detail: r.detail };
     pb::ExplainResponse {
         state: state_out(explanation.state).into(),
         summary: explanation.summary,

@@ -66,7 +66,10 @@ pub fn submit_in(groups: Vec<pb::TaskGroup>, limits: &NodeLimits) -> Result<Vec<
     }
     if bytes > limits.submit_bytes_max {
         let limit = limits.submit_bytes_max;
-        checks.add("groups", format!("{bytes} bytes of specs, the limit is {limit}: split the call, or share specs by count"));
+        checks.add(
+            "groups",
+            format!("{bytes} bytes of specs, the limit is {limit}: split the call, or share specs by count"),
+        );
     }
     checks.finish(out)
 }
@@ -97,7 +100,10 @@ pub fn spec_in(field: &str, spec: pb::TaskSpec, limits: &NodeLimits, checks: &mu
     };
     let (weight, limit) = (out.weight() as u64, limits.payload_bytes_max);
     if weight > limit {
-        checks.add(field, format!("{weight} bytes, the limit is {limit}: put large input into a file or an object store"));
+        checks.add(
+            field,
+            format!("{weight} bytes, the limit is {limit}: put large input into a file or an object store"),
+        );
     }
     out
 }
@@ -146,7 +152,10 @@ fn env_in(field: &str, env: Vec<pb::Label>, checks: &mut Checks) -> Labels {
         if key.is_empty() || key.contains(['=', '\0']) {
             checks.add(&at, format!("{} is not a variable's name: not empty, without '=' and NUL", quoted(&key)));
         } else if key.starts_with(RESERVED) {
-            checks.add(&at, format!("{} is reserved: names beginning with {RESERVED} are set by the worker", quoted(&key)));
+            checks.add(
+                &at,
+                format!("{} is reserved: names beginning with {RESERVED} are set by the worker", quoted(&key)),
+            );
         } else if out.contains_key(&key) {
             checks.add(&at, format!("{} is there twice: keep one", quoted(&key)));
         }

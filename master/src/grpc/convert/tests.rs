@@ -85,9 +85,17 @@ fn bad_specs() -> Vec<Case> {
     let groups = |n: usize, count| vec![pb::TaskGroup { spec: Some(command(&["true"])), count }; n];
     vec![
         (submit_in(Vec::new(), &limits()).map(drop), "groups", "is empty: give at least one group"),
-        (submit_in(groups(10_001, 1), &limits()).map(drop), "groups", "10001 groups, the limit is 10000: split the call"),
+        (
+            submit_in(groups(10_001, 1), &limits()).map(drop),
+            "groups",
+            "10001 groups, the limit is 10000: split the call",
+        ),
         (submit_in(groups(2, 600_000), &limits()).map(drop), "groups", "1200000 tasks, the limit is 1000000"),
-        (submit_in(vec![pb::TaskGroup::default()], &limits()).map(drop), "groups[0].spec", "is missing: say what to run"),
+        (
+            submit_in(vec![pb::TaskGroup::default()], &limits()).map(drop),
+            "groups[0].spec",
+            "is missing: say what to run",
+        ),
         (spoilt(|s| s.work = None), "groups[0].spec.work", "is missing: set a command or a handler"),
         (submit(command(&[])), "groups[0].spec.command.argv", "is empty: give at least one argument"),
         (submit(command(&[""])), "groups[0].spec.command.argv[0]", "is empty: it names the program"),
@@ -121,7 +129,11 @@ fn bad_specs() -> Vec<Case> {
         (spoilt(|s| s.priority = 1_001), "groups[0].spec.priority", "1001 is out of range: allowed is -1000 to 1000"),
         (spoilt(|s| s.timeout_ms = u64::MAX), "groups[0].spec.timeout_ms", "is out of range: allowed is 0 to"),
         (spoilt(|s| s.deadline_ms = u64::MAX), "groups[0].spec.deadline_ms", "is out of range: allowed is 0 to"),
-        (spoilt(|s| s.max_attempts = 1_001), "groups[0].spec.max_attempts", "1001 is out of range: allowed is 0 to 1000"),
+        (
+            spoilt(|s| s.max_attempts = 1_001),
+            "groups[0].spec.max_attempts",
+            "1001 is out of range: allowed is 0 to 1000",
+        ),
         (spoilt(|s| s.kill_grace_ms = 3_600_001), "groups[0].spec.kill_grace_ms", "allowed is 0 to 3600000"),
         (spoilt(|s| s.on_partition = 9), "groups[0].spec.on_partition", "9 is not a value that this release knows"),
         (spoilt(|s| s.env = vec![label("A=B", "")]), "groups[0].spec.env[0].key", "is not a variable's name"),
@@ -129,7 +141,11 @@ fn bad_specs() -> Vec<Case> {
         (spoilt(|s| s.env = vec![label("A", "x\0")]), "groups[0].spec.env[0].value", "contains a NUL byte"),
         (spoilt(|s| s.env = vec![label("A", ""), label("A", "")]), "groups[0].spec.env[1].key", "is there twice"),
         (spoilt(|s| s.env = vec![label("A", ""); 1_025]), "groups[0].spec.env", "1025 variables, the limit is 1024"),
-        (spoilt(|s| s.require_labels = vec![label("", "x")]), "groups[0].spec.require_labels[0].key", "\"\" is not a key"),
+        (
+            spoilt(|s| s.require_labels = vec![label("", "x")]),
+            "groups[0].spec.require_labels[0].key",
+            "\"\" is not a key",
+        ),
         (
             spoilt(|s| s.require_labels = vec![label("zone", &"v".repeat(257))]),
             "groups[0].spec.require_labels[0].value",
@@ -169,7 +185,11 @@ fn other_bad_requests() -> Vec<Case> {
         master_in(Some(pb::MasterAddress { id, api, raft, http })).map(drop)
     };
     vec![
-        (request_id_in(&Bytes::from_static(b"short"), &entropy).map(drop), "request_id", "5 bytes: send 16 random bytes"),
+        (
+            request_id_in(&Bytes::from_static(b"short"), &entropy).map(drop),
+            "request_id",
+            "5 bytes: send 16 random bytes",
+        ),
         (stale_in(7).map(drop), "consistency", "7 is not a value that this release knows"),
         (task_id_in("id", 0).map(drop), "id", "is 0 or missing: task ids begin at 1"),
         (task_ids_in(Vec::new(), &limits()).map(drop), "ids", "is empty: give at least one id"),
@@ -354,7 +374,8 @@ fn a_range_of_tasks_ends_where_ids_end() {
 #[test]
 fn every_state_that_can_be_filtered_by_has_the_same_word_both_ways() {
     let all: Vec<i32> = (1..=7).collect();
-    let filter = filter_in(Some(pb::TaskFilter { states: all.clone(), id_to: 9, ..pb::TaskFilter::default() })).unwrap();
+    let filter =
+        filter_in(Some(pb::TaskFilter { states: all.clone(), id_to: 9, ..pb::TaskFilter::default() })).unwrap();
     let again: Vec<i32> = filter.states.into_iter().map(|state| state_out(state).into()).collect();
     assert_eq!(again, all);
     assert_eq!((filter.id_from, filter.id_to), (None, Some(TaskId(9))));
