@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Every key, for the nearest-key hint.
 pub const KEYS: &[&str] = &[
@@ -31,7 +31,7 @@ pub const KEYS: &[&str] = &[
 ];
 
 /// All of a worker's configuration. Durations are milliseconds, sizes bytes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
     /// Unique among living workers; 1 to 128 characters.
@@ -139,6 +139,11 @@ impl WorkerConfig {
         self.check_numbers(&mut problems);
         self.check_http(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+
+    /// Whether somebody beyond this machine can reach the HTTP listener, unencrypted.
+    pub fn listens_beyond_loopback(&self) -> bool {
+        self.http.as_deref().is_some_and(|http| !is_loopback(http))
     }
 
     fn check_names(&self, problems: &mut Vec<String>) {

@@ -300,6 +300,9 @@ impl Running {
     async fn listen(&self) -> Result<Option<SocketAddr>, WorkerError> {
         let Some(addr) = self.config.http.clone() else { return Ok(None) };
         let (metrics, lease) = (self.metrics.clone(), self.lease.clone());
+        if self.config.listens_beyond_loopback() {
+            tracing::warn!(%addr, "INSECURE: HTTP is served beyond loopback without TLS, because insecure = true");
+        }
         let bound = http::serve(&self.world, addr, metrics, lease, self.finish.clone()).await?;
         tracing::info!(%bound, "HTTP: /metrics, /livez, /readyz");
         Ok(Some(bound))

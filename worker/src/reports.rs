@@ -4,22 +4,33 @@
 //! operation costs O(log n), none walks over everything except [`Reports::resend_all`], once per session. Not here: how
 //! ends survive the process; that is the keeper's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use steersman_proto::worker::v1::{Ended, Report};
 use tokio::time::Instant;
 
-/// What was sent and not acknowledged within this time is sent again.
+/// What was sent and not acknowledged within this time is sent again; then after twice as long, up to four times: masters
+/// that are slow to commit must not be buried under repetitions.
 pub(crate) const RESEND_AFTER: Duration = Duration::from_secs(1);
+const RESEND_FACTOR_MAX: u32 = 4;
 /// Reports in one message: about 64 KiB on the wire when they carry no text.
 pub(crate) const PER_MESSAGE_MAX: usize = 4_096;
+/// Text and results in one message: a master may take as little as 1 MiB at a time.
+pub(crate) const BYTES_PER_MESSAGE_MAX: usize = 512 * 1024;
 
 #[derive(Debug)]
 struct Pending {
     report: Report,
     queued: bool,
-    sent_at: Option<Instant>,
+    due: Option<Instant>,
+    times_sent: u32,
+}
+
+impl Pending {
+    fn text_bytes(&self) -> usize {
+        self.report.ended.as_ref().map_or(0, |ended| ended.message.len() + ended.result.len())
+    }
 }
 
 /// One report per token: its end replaces its start. A token is queued at most once.
@@ -27,7 +38,8 @@ struct Pending {
 pub(crate) struct Reports {
     pending: BTreeMap<u64, Pending>,
     to_send: VecDeque<u64>,
-    sent: VecDeque<(Instant, u64)>,
+    /// Sent and unacknowledged: when each is to be sent again.
+    due: BTreeSet<(Instant, u64)>,
     ended: usize,
 }
 
@@ -50,9 +62,17 @@ impl Reports {
 
     fn put(&mut self, report: Report) {
         let token = report.token;
-        let queued = self.pending.get(&token).is_some_and(|old| old.queued);
-        self.pending.insert(token, Pending { report, queued, sent_at: None });
+        let queued = self.take_out(token).is_some_and(|old| old.queued);
+        self.pending.insert(token, Pending { report, queued, due: None, times_sent: 0 });
         self.queue(token);
+    }
+
+    fn take_out(&mut self, token: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&token)?;
+        if let Some(due) = pending.due {
+            self.due.remove(&(due, token));
+        }
+        Some(pending)
     }
 
     fn queue(&mut self, token: u64) {
@@ -78,7 +98,7 @@ impl Reports {
     pub fn acknowledge_end(&mut self, token: u64) -> bool {
         let known = self.has_end(token);
         if known {
-            self.pending.remove(&token);
+            self.take_out(token);
             self.ended -= 1;
         }
         known
@@ -87,7 +107,7 @@ impl Reports {
     /// A start was committed.
     pub fn acknowledge_start(&mut self, token: u64) {
         if self.pending.get(&token).is_some_and(|pending| pending.report.ended.is_none()) {
-            self.pending.remove(&token);
+            self.take_out(token);
         }
     }
 
@@ -99,27 +119,24 @@ impl Reports {
 
     /// A new session: everything is to be sent once more, oldest first.
     pub fn resend_all(&mut self) {
-        self.sent.clear();
+        self.due.clear();
         self.to_send = self.pending.keys().copied().collect();
-        self.pending.values_mut().for_each(|pending| pending.queued = true);
+        for pending in self.pending.values_mut() {
+            (pending.queued, pending.due, pending.times_sent) = (true, None, 0);
+        }
     }
 
     /// Queues what has waited too long for its acknowledgement.
     pub fn resend_due(&mut self, now: Instant) {
-        while let Some(&(at, token)) = self.sent.front() {
-            if at + RESEND_AFTER > now {
-                break;
-            }
-            self.sent.pop_front();
-            if self.pending.get(&token).is_some_and(|pending| pending.sent_at == Some(at)) {
-                self.queue(token);
-            }
+        while let Some((_, token)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.pop_first();
+            self.queue(token);
         }
     }
 
     /// When [`Self::resend_due`] has something to do at the earliest.
     pub fn next_due(&self) -> Option<Instant> {
-        self.sent.front().map(|(at, _)| *at + RESEND_AFTER)
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// Whether something waits to be sent.
@@ -130,14 +147,19 @@ impl Reports {
     /// The next message's worth, noted as sent at `now`.
     pub fn take(&mut self, now: Instant) -> Vec<Report> {
         let mut batch = Vec::with_capacity(self.to_send.len().min(PER_MESSAGE_MAX));
-        while batch.len() < PER_MESSAGE_MAX {
+        let mut bytes = 0;
+        while batch.len() < PER_MESSAGE_MAX && bytes < BYTES_PER_MESSAGE_MAX {
             let Some(token) = self.to_send.pop_front() else { break };
-            if let Some(pending) = self.pending.get_mut(&token) {
-                pending.queued = false;
-                pending.sent_at = Some(now);
-                batch.push(pending.report.clone());
-                self.sent.push_back((now, token));
+            let Some(pending) = self.pending.get_mut(&token) else { continue };
+            bytes += pending.text_bytes();
+            let due = now + RESEND_AFTER * (1 << pending.times_sent).min(RESEND_FACTOR_MAX);
+            pending.queued = false;
+            pending.times_sent = (pending.times_sent + 1).min(8);
+            if let Some(old) = pending.due.replace(due) {
+                self.due.remove(&(old, token));
             }
+            self.due.insert((due, token));
+            batch.push(pending.report.clone());
         }
         batch
     }
@@ -202,6 +224,34 @@ mod tests {
         assert_eq!(codes, [Some(3)]);
         reports.acknowledge_start(1);
         assert!(reports.has_end(1), "the start's acknowledgement must not take the end along");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repetitions_grow_rarer_up_to_a_bound() {
+        let mut reports = Reports::default();
+        let start = Instant::now();
+        let mut now = start;
+        reports.ended(1, 1, Ended::default());
+        let mut gaps = Vec::new();
+        for _ in 0..5 {
+            assert_eq!(reports.take(now).len(), 1);
+            let due = reports.next_due().unwrap_or(now);
+            gaps.push((due - now).as_secs());
+            now = due;
+            reports.resend_due(now);
+        }
+        assert_eq!(gaps, [1, 2, 4, 4, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_texts_make_smaller_messages() {
+        let mut reports = Reports::default();
+        for token in 0..1_000 {
+            reports.ended(token, token, Ended { message: "x".repeat(1_024), ..Ended::default() });
+        }
+        let batch = reports.take(Instant::now());
+        assert_eq!(batch.len(), BYTES_PER_MESSAGE_MAX / 1_024);
+        assert!(reports.wants_to_send());
     }
 
     #[tokio::test(start_paused = true)]
