@@ -84,6 +84,8 @@ pub(crate) struct Memory {
     pub purged: Option<LogId>,
     /// Of the last entry, or what was purged if there is none.
     pub last: Option<LogId>,
+    /// Where a log that was empty began. Always 0 in a running cluster; a recovery insists on it.
+    first: u64,
     recent: VecDeque<Recent>,
     recent_bytes: usize,
     ops: u64,
@@ -101,7 +103,7 @@ impl Memory {
     }
 
     fn start(&self) -> u64 {
-        self.purged.as_ref().map_or(0, |purged| purged.index() + 1)
+        self.purged.as_ref().map_or(self.first, |purged| purged.index() + 1)
     }
 
     /// First index that is in memory; everything from there to the end is.
@@ -118,6 +120,9 @@ impl Memory {
         let index = entry.log_id.index();
         if self.last.is_some() && index != self.end() {
             return Err(StoreError::Invariant(format!("entry {} appended after {:?}", entry.log_id, self.last)));
+        }
+        if self.last.is_none() {
+            self.first = index;
         }
         self.last = Some(entry.log_id);
         self.recent_bytes += bytes;
