@@ -38,6 +38,8 @@ pub(crate) struct View {
 pub(crate) struct Masters {
     world: World,
     view: watch::Sender<View>,
+    /// Raised to ask every master again.
+    doubts: watch::Sender<u64>,
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
     stop: CancellationToken,
 }
@@ -48,6 +50,7 @@ impl Masters {
         Self {
             world,
             view: watch::Sender::new(View::default()),
+            doubts: watch::Sender::new(0),
             channels: Arc::default(),
             stop: CancellationToken::new(),
         }
@@ -105,9 +108,11 @@ impl Masters {
         });
     }
 
-    /// Believes the next master that says anything: for a cluster that was restored and counts its terms anew.
+    /// Asks every master again and believes the first that says anything: for news that was lost, and for a cluster that was
+    /// restored and counts its terms anew.
     pub fn doubt(&self) {
         self.view.send_replace(View::default());
+        self.doubts.send_modify(|doubts| *doubts += 1);
     }
 
     fn connect_lazily(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
@@ -134,14 +139,19 @@ impl Masters {
     /// True if the master said anything.
     async fn watch_once(&self, address: &str) -> bool {
         let Some(channel) = self.channel(address) else { return false };
+        let mut doubts = self.doubts.subscribe();
         let Ok(answer) = ClusterClient::new(channel).watch_leader(WatchLeaderRequest {}).await else { return false };
         let mut news = answer.into_inner();
         let mut heard = false;
-        while let Ok(Some(LeaderInfo { term, leader })) = news.message().await {
+        loop {
+            let next = tokio::select! {
+                next = news.message() => next,
+                _ = doubts.changed() => return true,
+            };
+            let Ok(Some(LeaderInfo { term, leader })) = next else { return heard };
             heard = true;
             self.learn(term, leader.map(|leader| leader.api));
         }
-        heard
     }
 }
 

@@ -730,7 +730,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(7_999)).await;
         t.runner.on_time(Instant::now(), true);
         assert_eq!(t.noted.take(), ["start 2", "start 3"]);
-        assert_eq!(t.runner.next_wake(), t.lease.deadline().min(t.runner.next_wake()));
+        assert!(t.runner.next_wake().unwrap() <= t.lease.deadline().unwrap(), "it would oversleep the lease");
         tokio::time::advance(Duration::from_millis(1)).await;
         t.runner.on_time(Instant::now(), true);
         t.runner.on_time(Instant::now(), true);

@@ -369,6 +369,8 @@ impl Session {
 impl Session {
     async fn converse(&mut self, open: &mut Open, messages: &mut Streaming<MasterMessage>) -> End {
         let mut view = self.settings.masters.subscribe();
+        // What was learned while the stream was being opened counts too.
+        view.mark_changed();
         let finish = self.settings.finish.clone();
         loop {
             let silent_at = open.last_ack + silence(*open.beat.borrow());

@@ -17,7 +17,7 @@
 //! goodbye. If its data directory is removed while no worker is there, nobody can ever ask for what it keeps: it kills its
 //! children and ends. It does not read outputs, does not talk to masters, and knows no tasks but by token.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -129,7 +129,7 @@ struct Keeper {
     listener: UnixListener,
     worker: Option<Worker>,
     journal: Journal,
-    backlog: VecDeque<Spawn>,
+    backlog: BTreeMap<u64, Spawn>,
     children: BTreeMap<u64, Child>,
     ended: BTreeMap<u64, Ended>,
     timers: BTreeSet<(u64, u64)>,
@@ -181,7 +181,7 @@ impl Keeper {
             listener,
             worker: None,
             journal,
-            backlog: VecDeque::new(),
+            backlog: BTreeMap::new(),
             children: BTreeMap::new(),
             ended,
             timers: BTreeSet::new(),
@@ -378,7 +378,7 @@ impl Keeper {
     }
 
     fn hello(&self, now: u64) -> Hello {
-        let waiting = self.backlog.iter().map(|spawn| Running {
+        let waiting = self.backlog.values().map(|spawn| Running {
             token: spawn.token,
             task_id: spawn.task_id,
             stops_on_partition: spawn.stops_on_partition,
@@ -432,8 +432,8 @@ impl Keeper {
         match ask {
             Ask::Spawn(spawn) => {
                 let known = self.children.contains_key(&spawn.token) || self.ended.contains_key(&spawn.token);
-                if !known && !self.backlog.iter().any(|waiting| waiting.token == spawn.token) {
-                    self.backlog.push_back(spawn);
+                if !known {
+                    self.backlog.insert(spawn.token, spawn);
                 }
             }
             Ask::Kill(kill) => self.on_kill(kill, worker),
@@ -445,7 +445,7 @@ impl Keeper {
 
     fn on_kill(&mut self, kill: KillAttempt, worker: &mut Worker) {
         let outcome = Outcome::try_from(kill.outcome).unwrap_or(Outcome::Cancelled);
-        match self.backlog.iter().position(|spawn| spawn.token == kill.token).and_then(|at| self.backlog.remove(at)) {
+        match self.backlog.remove(&kill.token) {
             Some(spawn) => {
                 let ended = self.note_end(ended_of(spawn.token, spawn.task_id, outcome, "before it was started"));
                 wire::put(&mut worker.output, &ToWorker { tell: Some(Tell::Ended(ended)) });
@@ -518,7 +518,7 @@ fn log_failure(what: &str, result: io::Result<()>) {
 impl Keeper {
     fn start_some(&mut self) {
         for _ in 0..SPAWNS_PER_ROUND_MAX {
-            let Some(spawn) = self.backlog.pop_front() else { return };
+            let Some((_, spawn)) = self.backlog.pop_first() else { return };
             if let Err(refused) = self.start(&spawn) {
                 let ended = self.note_end(refused);
                 self.tell(Tell::Ended(ended));
