@@ -20,8 +20,12 @@ impl EventLog {
         Self { trimmed_upto, ..Self::default() }
     }
 
-    /// Adds an entry with events. An index that is not above the last one begins a new log: the old events go.
+    /// Adds an entry with events. An index that is not above the last one begins a new log: the old events go. Index 0 is
+    /// the membership that formed the cluster; the stream begins at 1.
     pub fn push(&mut self, entry: EventEntry) {
+        if entry.index == 0 {
+            return;
+        }
         let last = self.chain.back().map_or(self.trimmed_upto, |entry| entry.index);
         if entry.index <= last {
             *self = Self::restore(entry.index.saturating_sub(1));
