@@ -58,7 +58,7 @@ pub struct WorkerConfig {
     pub outputs_bytes_total_max: u64,
     /// Number of finished attempts whose output is kept: bounds the inodes. Default 100,000.
     pub outputs_kept_max: u64,
-    /// How long a finished attempt's output is kept. Default 7 days.
+    /// How long a finished attempt's output is kept, by the monotonic clock of one worker process. Default 7 days.
     pub outputs_kept_ms: u64,
     /// Between SIGTERM and SIGKILL for tasks that do not say. Default 5000.
     pub kill_grace_ms: u64,

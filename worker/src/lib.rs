@@ -156,7 +156,7 @@ impl Worker {
             None => open_home(&mut config, &parts.world)?,
         };
         let config = Arc::new(config);
-        let executors = executors_of(&config, parts.handlers, parts.processes);
+        let executors = executors_of(&config, parts.handlers, parts.processes, &parts.world);
         let (held, events) = open_executors(&executors).await?;
         let facts = parts.facts.unwrap_or_else(|| Arc::new(SystemFacts::new(config.data_dir.clone())));
         let running = Running::start(Start { config, world: parts.world, identity, executors, held, events, facts });
@@ -185,6 +185,7 @@ fn executors_of(
     config: &WorkerConfig,
     handlers: BTreeMap<String, Arc<dyn Handler>>,
     processes: Processes,
+    world: &World,
 ) -> Executors {
     let processes: Option<Arc<dyn Executor>> = match processes {
         Processes::None => None,
@@ -199,9 +200,10 @@ fn executors_of(
                 count_max: config.outputs_kept_max,
                 age_max: Duration::from_millis(config.outputs_kept_ms),
             },
+            clock: world.clock.clone(),
         }))),
     };
-    Executors { handlers: Arc::new(HandlerExecutor::new(handlers)), processes }
+    Executors { handlers: Arc::new(HandlerExecutor::new(handlers, world.clock.clone())), processes }
 }
 
 async fn open_executors(executors: &Executors) -> Result<(Vec<Held>, mpsc::UnboundedReceiver<Event>), WorkerError> {

@@ -131,7 +131,7 @@ impl Session {
         let (mut failures, mut moves) = (0u32, 0u32);
         loop {
             let Some(leader) = self.leader().await else { return Ok(()) };
-            let began = Instant::now();
+            let began = self.settings.world.clock.now();
             let end = self.one(&leader).await;
             self.settings.metrics.set_session_open(false);
             let _ = self.settings.inputs.send(Input::Closed { session: self.number }).await;
@@ -142,7 +142,8 @@ impl Session {
                 End::Broken(why) => {
                     tracing::warn!(%leader, %why, "the session with the leader broke");
                     self.settings.masters.reset(&leader);
-                    failures = if began.elapsed() > WELCOME_TIMEOUT { 1 } else { failures + 1 };
+                    let lasted = self.settings.world.clock.now().saturating_duration_since(began);
+                    failures = if lasted > WELCOME_TIMEOUT { 1 } else { failures + 1 };
                     moves = 0;
                     self.pause(&leader, failures).await;
                 }

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use steersman_proto::v1::{Outcome, task_spec::Work};
 use steersman_proto::worker::v1::Ended;
-use tokio::time::Instant;
+use steersman_world::Clock;
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, EventSender, Executor, ExecutorError, Held, Kill, Run, ended};
@@ -103,12 +103,13 @@ pub struct HandlerExecutor {
     handlers: BTreeMap<String, Arc<dyn Handler>>,
     running: Running,
     events: OnceLock<EventSender>,
+    clock: Arc<dyn Clock>,
 }
 
 impl HandlerExecutor {
-    /// With these handlers.
-    pub fn new(handlers: BTreeMap<String, Arc<dyn Handler>>) -> Self {
-        Self { handlers, running: Running::default(), events: OnceLock::new() }
+    /// With these handlers; `clock` measures how long they run.
+    pub fn new(handlers: BTreeMap<String, Arc<dyn Handler>>, clock: Arc<dyn Clock>) -> Self {
+        Self { handlers, running: Running::default(), events: OnceLock::new(), clock }
     }
 
     fn send(&self, token: u64, ended: Ended) {
@@ -140,12 +141,12 @@ impl Executor for HandlerExecutor {
         let Some(events) = self.events.get().cloned() else { return };
         let control = Arc::new(Control::default());
         self.running.lock().insert(run.token, control.clone());
-        let (running, payload) = (self.running.clone(), work.payload.clone());
+        let (running, payload, clock) = (self.running.clone(), work.payload.clone(), self.clock.clone());
         tokio::spawn(async move {
             let token = run.token;
-            let began = Instant::now();
+            let began = clock.now();
             let mut ended = supervise(handler, payload, run, &control).await;
-            ended.ran_ms = began.elapsed().as_millis() as u64;
+            ended.ran_ms = clock.now().saturating_duration_since(began).as_millis() as u64;
             running.lock().remove(&token);
             let _ = events.send(Event::Ended { token, ended });
         });
@@ -233,6 +234,7 @@ mod tests {
     use super::*;
     use steersman_proto::v1::{Handler as Work_, TaskSpec};
     use tokio::sync::mpsc;
+    use tokio::time::Instant;
 
     fn run_of(name: &str, timeout_ms: u64) -> Run {
         let work = Work_ { name: name.into(), payload: Bytes::from_static(b"hi") };
@@ -257,7 +259,7 @@ mod tests {
                 .boxed()
             }),
         );
-        let executor = HandlerExecutor::new(handlers);
+        let executor = HandlerExecutor::new(handlers, Arc::new(steersman_world::RealClock));
         let (events, received) = mpsc::unbounded_channel();
         let _ = executor.open(events).now_or_never().unwrap().unwrap();
         (executor, received)

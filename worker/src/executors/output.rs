@@ -6,18 +6,22 @@
 //! On a file system without holes the NEWEST bytes are cut off instead and counted in `<stream>.dropped`. The bound is
 //! enforced a few times a second and at the end, so a fast writer may be over it for a moment.
 //!
+//! Outputs age on the monotonic clock, from when the worker first saw them finished, so that a jump of the wall clock removes
+//! nothing; a restart of the worker makes them young again. They are ordered by token, which is the order of assignment.
+//!
 //! What always holds: no attempt that is held (running, or its end unacknowledged) is swept away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, SeekFrom as RawSeek};
 use steersman_proto::v1::LogStream;
+use tokio::time::Instant;
 
 /// Largest piece of one reply.
 pub const PIECE_BYTES_MAX: usize = 256 * 1024;
@@ -127,44 +131,38 @@ pub struct Keep {
     pub age_max: Duration,
 }
 
-/// Removes outputs that are too old, too many or too much, oldest first, except those in `held`. Returns how many.
-pub fn sweep(data_dir: &Path, keep: &Keep, held: &BTreeSet<u64>, now: SystemTime) -> usize {
-    let mut finished = finished_attempts(data_dir, held);
-    finished.sort();
-    let (mut count, mut bytes) = (finished.len() as u64, finished.iter().map(|one| one.bytes).sum::<u64>());
+/// Removes outputs that are too old, too many or too much, oldest first, except those in `held`. `seen` is kept between
+/// sweeps: since when each is known as finished. Returns how many were removed.
+pub fn sweep(
+    data_dir: &Path,
+    keep: &Keep,
+    held: &BTreeSet<u64>,
+    seen: &mut BTreeMap<u64, Instant>,
+    now: Instant,
+) -> usize {
+    let finished = finished_attempts(data_dir, held);
+    seen.retain(|token, _| finished.contains_key(token));
+    let (mut count, mut bytes) = (finished.len() as u64, finished.values().sum::<u64>());
     let mut removed = 0;
-    for one in finished {
-        let old = now.duration_since(one.modified).is_ok_and(|age| age > keep.age_max);
-        if !old && count <= keep.count_max && bytes <= keep.bytes_max {
-            break;
-        }
-        if fs::remove_dir_all(attempt_dir(data_dir, one.token)).is_ok() {
+    for (token, its_bytes) in finished {
+        let age = now.saturating_duration_since(*seen.entry(token).or_insert(now));
+        let kept = age <= keep.age_max && count <= keep.count_max && bytes <= keep.bytes_max;
+        if !kept && fs::remove_dir_all(attempt_dir(data_dir, token)).is_ok() {
+            seen.remove(&token);
             removed += 1;
+            count -= 1;
+            bytes -= its_bytes;
         }
-        count -= 1;
-        bytes -= one.bytes;
     }
     removed
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Finished {
-    modified: SystemTime,
-    token: u64,
-    bytes: u64,
-}
-
-fn finished_attempts(data_dir: &Path, held: &BTreeSet<u64>) -> Vec<Finished> {
-    let Ok(entries) = fs::read_dir(data_dir.join("attempts")) else { return Vec::new() };
+/// Tokens of attempts that are over, and the bytes that each takes.
+fn finished_attempts(data_dir: &Path, held: &BTreeSet<u64>) -> BTreeMap<u64, u64> {
+    let Ok(entries) = fs::read_dir(data_dir.join("attempts")) else { return BTreeMap::new() };
     let tokens = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-    tokens.filter(|token| !held.contains(token)).filter_map(|token| measure(data_dir, token)).collect()
-}
-
-fn measure(data_dir: &Path, token: u64) -> Option<Finished> {
-    let dir = attempt_dir(data_dir, token);
-    let stdout = fs::metadata(dir.join("stdout")).or_else(|_| fs::metadata(&dir)).ok()?;
-    let modified = stdout.modified().ok()?;
-    Some(Finished { modified, token, bytes: bytes_under(&dir, 8) })
+    let finished = tokens.filter(|token| !held.contains(token));
+    finished.map(|token| (token, bytes_under(&attempt_dir(data_dir, token), 8))).collect()
 }
 
 /// Bytes on disk (holes do not count), down to `depth` levels.
@@ -225,18 +223,21 @@ mod tests {
             let of = attempt_dir(dir.path(), token);
             fs::create_dir_all(&of).unwrap();
             append(&of.join("stdout"), &[b'x'; 8_192]);
-            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + token);
-            File::options().write(true).open(of.join("stdout")).unwrap().set_modified(at).unwrap();
         }
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
-        let mut keep = Keep { bytes_max: 1 << 30, count_max: 3, age_max: Duration::from_secs(3_600) };
-        assert_eq!(sweep(dir.path(), &keep, &BTreeSet::from([1]), now), 1);
+        let (now, mut seen) = (Instant::now(), BTreeMap::new());
+        let mut keep = Keep { bytes_max: 1 << 30, count_max: 3, age_max: Duration::from_secs(10) };
+        let mut sweep = |keep: &Keep, held: &[u64], secs| {
+            let held = held.iter().copied().collect();
+            super::sweep(dir.path(), keep, &held, &mut seen, now + Duration::from_secs(secs))
+        };
+        assert_eq!(sweep(&keep, &[1], 0), 1);
         assert!(!attempt_dir(dir.path(), 2).exists() && attempt_dir(dir.path(), 1).exists());
         keep.bytes_max = 2 * 8_192;
-        assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now), 2);
-        keep.age_max = Duration::from_secs(10);
-        assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now), 0);
-        assert_eq!(sweep(dir.path(), &keep, &BTreeSet::new(), now + Duration::from_secs(60)), 2);
+        assert_eq!(sweep(&keep, &[], 5), 2, "1, which is over now too, and 3");
+        assert_eq!(sweep(&keep, &[], 10), 0);
+        assert_eq!(sweep(&keep, &[5], 11), 1, "4 is too old, 5 is held");
+        assert_eq!(sweep(&keep, &[], 12), 0, "5 is young again: it was held a moment ago");
+        assert_eq!(sweep(&keep, &[], 23), 1);
     }
 
     #[test]

@@ -14,13 +14,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use steersman_proto::v1::{Outcome, task_spec::Work};
 use steersman_proto::worker::v1::Ended;
+use steersman_world::Clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -57,7 +58,7 @@ impl KeeperCommand {
 }
 
 /// What the executor is told.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ProcessSettings {
     /// The worker's data directory.
     pub data_dir: PathBuf,
@@ -69,6 +70,8 @@ pub struct ProcessSettings {
     pub output_bytes_max: u64,
     /// What is kept of finished attempts.
     pub keep: Keep,
+    /// Measures waits and the age of outputs.
+    pub clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug, Default)]
@@ -317,9 +320,10 @@ impl Link {
 
     /// A connection on which the keeper has said hello; starts a keeper if there is none.
     async fn connect(&mut self) -> Result<(Connection, Hello), String> {
-        let deadline = Instant::now() + KEEPER_START_MAX;
+        let clock = self.shared.settings.clock.clone();
+        let deadline = clock.now() + KEEPER_START_MAX;
         let mut problem = String::from("it did not answer");
-        while Instant::now() < deadline {
+        while clock.now() < deadline {
             match dial(&self.shared.settings.data_dir).await {
                 Ok(connected) => return Ok(connected),
                 Err(error) => problem = error,
@@ -483,7 +487,7 @@ fn spawn_keeper(settings: &ProcessSettings) -> io::Result<Child> {
 // ---- outputs --------------------------------------------------------------------------------------------------------
 
 async fn follow(shared: Arc<Shared>, ask: LogAsk) -> LogPiece {
-    let deadline = Instant::now() + ask.wait;
+    let deadline = shared.settings.clock.now() + ask.wait;
     let path = attempt_dir(&shared.settings.data_dir, ask.token).join(file_name(ask.stream));
     let mut pause = Duration::from_millis(10);
     loop {
@@ -491,7 +495,7 @@ async fn follow(shared: Arc<Shared>, ask: LogAsk) -> LogPiece {
         let open = shared.books.lock().open.contains_key(&ask.token);
         let (path, offset, max) = (path.clone(), ask.offset, ask.max_bytes);
         let read = tokio::task::spawn_blocking(move || output::read(&path, offset, max)).await;
-        let late = Instant::now() + pause > deadline;
+        let late = shared.settings.clock.now() + pause > deadline;
         match read {
             Ok(Ok(piece)) if !piece.data.is_empty() || !open || late => return piece_of(piece, open),
             Ok(Err(_)) if !open => return absent(&shared, &ask),
@@ -522,7 +526,7 @@ fn absent(shared: &Shared, ask: &LogAsk) -> LogPiece {
 /// Removes the directories of acknowledged attempts that wrote nothing, and sweeps the others by age, number and size.
 async fn tidy(shared: Arc<Shared>, mut forgotten: mpsc::UnboundedReceiver<u64>) {
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
-    let mut tokens = Vec::new();
+    let (mut tokens, mut seen) = (Vec::new(), BTreeMap::new());
     loop {
         let shared = shared.clone();
         tokio::select! {
@@ -534,7 +538,8 @@ async fn tidy(shared: Arc<Shared>, mut forgotten: mpsc::UnboundedReceiver<u64>) 
                 let _ = tokio::task::spawn_blocking(move || remove_silent(&shared, tokens)).await;
             }
             _ = sweeps.tick() => {
-                let _ = tokio::task::spawn_blocking(move || sweep(&shared)).await;
+                let known = std::mem::take(&mut seen);
+                seen = tokio::task::spawn_blocking(move || sweep(&shared, known)).await.unwrap_or_default();
             }
         }
     }
@@ -555,12 +560,15 @@ fn remove_silent(shared: &Shared, mut tokens: Vec<u64>) {
     }
 }
 
-fn sweep(shared: &Shared) {
+/// `seen`: since when each finished attempt is known as such.
+fn sweep(shared: &Shared, mut seen: BTreeMap<u64, Instant>) -> BTreeMap<u64, Instant> {
     let books = shared.books.lock();
     let held: BTreeSet<u64> = books.open.keys().chain(&books.over).copied().collect();
     drop(books);
-    let removed = output::sweep(&shared.settings.data_dir, &shared.settings.keep, &held, SystemTime::now());
+    let settings = &shared.settings;
+    let removed = output::sweep(&settings.data_dir, &settings.keep, &held, &mut seen, settings.clock.now());
     if removed > 0 {
         tracing::info!(removed, "old outputs were removed");
     }
+    seen
 }
