@@ -75,18 +75,8 @@ section! {
         append_entries_max: u64 = 64, 1..=4_096;
         /// Deleted log entries per step: large deletes stall the store.
         purge_batch_entries: u64 = 256, 1..=4_096;
-        /// Bytes of one piece of a snapshot on its way to a follower.
-        snapshot_chunk_bytes: u64 = 1 << 20, 4_096..=8 << 20;
         /// One piece of a snapshot must be acknowledged within this time.
         install_snapshot_timeout_ms: u64 = 20_000, 10_000..=600_000;
-        /// Opening a connection to another master.
-        connect_timeout_ms: u64 = 300, 20..=10_000;
-        /// A proposal that is not committed by then is answered "outcome unknown".
-        propose_timeout_ms: u64 = 5_000, 100..=120_000;
-        /// A linearizable read that no quorum confirms by then is answered "no quorum".
-        read_timeout_ms: u64 = 2_000, 100..=120_000;
-        /// A quorum that was heard from within this time makes a master ready.
-        ready_quorum_age_ms: u64 = 1_000, 100..=120_000;
     }
 }
 
@@ -113,8 +103,8 @@ section! {
         ids_per_call_max: u64 = 10_000, 1..=100_000;
         /// Callers that wait for tasks.
         waiters_max: u64 = 10_000, 1..=1_000_000;
-        /// Open event streams, and as many leader watches.
-        streams_max: u64 = 1_024, 1..=100_000;
+        /// Open event streams, leader watches and snapshot downloads. Every worker keeps a watch at every master.
+        streams_max: u64 = 50_000, 1..=1_000_000;
         /// Unfinished tasks in the cluster.
         tasks_unfinished_max: u64 = 10_000_000, 1_000..=100_000_000;
         /// Registered workers, offline ones included.
@@ -431,14 +421,6 @@ impl MasterConfig {
         if raft.election_max_ms <= raft.election_min_ms {
             let (min, max) = (raft.election_min_ms, raft.election_max_ms);
             problems.add("raft.election_max_ms", format!("{max} must be greater than election_min_ms = {min}"));
-        }
-        let slowest = raft.election_max_ms;
-        for (key, value) in
-            [("raft.propose_timeout_ms", raft.propose_timeout_ms), ("raft.read_timeout_ms", raft.read_timeout_ms)]
-        {
-            if value <= slowest {
-                problems.add(key, format!("{value} must be greater than election_max_ms = {slowest}"));
-            }
         }
         let (beat, lease) = (self.workers.heartbeat_ms, self.workers.lease_ms);
         if lease < 3 * beat {

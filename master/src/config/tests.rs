@@ -62,10 +62,6 @@ fn p15_bad_files_are_told_line_key_and_remedy() {
         ),
         (and("[raft]\nelection_min_ms = 300"), "raft.election_max_ms: 300 must be greater than election_min_ms = 300"),
         (
-            and("[raft]\npropose_timeout_ms = 250"),
-            "raft.propose_timeout_ms: 250 must be greater than election_max_ms = 300",
-        ),
-        (
             and("[raft]\nkeep_entries = 30000"),
             "raft.keep_entries: 30000 must not be greater than raft.snapshot_entries = 20000",
         ),

@@ -25,8 +25,8 @@ use crate::propose::ProposeError;
 const FORWARDED: &str = "steersman-forwarded";
 /// Waiting for a leader: at least so long, and at most twice as long. About one election.
 const ELECTION_WAIT_MS: u64 = 100;
-/// The leader gives up first and says why; the margin is for the way back.
-const WAY_BACK: Duration = Duration::from_secs(1);
+/// The leader gives up on a commit after 5 s and says why; the margin is for the way back.
+const LEADER_PATIENCE: Duration = Duration::from_secs(6);
 
 /// What the services share.
 #[derive(Clone)]
@@ -50,6 +50,15 @@ pub enum Hop {
     Mutation,
     /// It only asks, and may take so long by itself.
     Question(Duration),
+}
+
+impl Hop {
+    fn patience(self) -> Duration {
+        match self {
+            Self::Mutation => LEADER_PATIENCE,
+            Self::Question(own) => LEADER_PATIENCE + own,
+        }
+    }
 }
 
 impl Edge {
@@ -124,7 +133,7 @@ impl Edge {
             return Err(not_leader(Some(&hint)));
         }
         self.node.metrics.forwarded();
-        let request = outbound(request, self.patience(hop));
+        let request = outbound(request, hop.patience());
         let answer = there(self.node.peer_channel(&hint.api), request).await;
         answer.map(|answer| told(answer, &hint)).map_err(|error| self.broken(error, hop, &hint))
     }
@@ -136,14 +145,6 @@ impl Edge {
         match self.node.leader_hint() {
             Some(hint) => Some(hint),
             None => self.await_leader().await,
-        }
-    }
-
-    fn patience(&self, hop: Hop) -> Duration {
-        let node = Duration::from_millis(self.node.config.raft.propose_timeout_ms);
-        match hop {
-            Hop::Mutation => node + WAY_BACK,
-            Hop::Question(own) => node + own + WAY_BACK,
         }
     }
 

@@ -425,9 +425,18 @@ fn ended_in(ended: worker_pb::Ended) -> Ended {
         message = format!("unknown outcome {outcome}: {message}");
         Outcome::HandlerError
     });
-    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    cut(&mut message, MESSAGE_BYTES_MAX);
     let result = result.slice(..result.len().min(RESULT_BYTES_MAX + 1)).to_vec();
     Ended { outcome, exit_code, message, result, ran_ms }
+}
+
+/// Cuts a text at the last whole character within `max` bytes.
+fn cut(text: &mut String, max: usize) {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
 }
 
 fn outcome_in(outcome: pb::Outcome) -> Option<Outcome> {
