@@ -41,7 +41,7 @@ lint:
 tidy: ## only the rules of the house: who may name what, headers, lengths, promises, links
 	$(CARGO) test --locked -q -p steersman-tidy
 
-fix: ## format, mend what clippy can mend by itself, refresh the code map
+fix: ## format, mend what clippy can mend by itself, refresh the pages that are made from sources
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 	$(SIM) fmt

@@ -10,7 +10,8 @@ use crate::tree::{Source, Tree};
 pub const KEPT: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15];
 
 /// Where users read of them.
-const PAGE: &str = "docs/guarantees.md";
+pub const PAGE: &str = "docs/guarantees.md";
+const LIST: &str = "**Tests:**";
 
 /// Names of all tests that carry a promise's number.
 pub fn named_tests(tree: &Tree) -> BTreeSet<String> {
@@ -49,8 +50,33 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     for page in tree.pages.iter().filter(|page| page.path == PAGE) {
         let unknown = quoted(&page.text).filter(|(_, name)| number(name).is_some() && !tests.contains(*name));
         findings.extend(unknown.map(|(line, name)| Finding::new(PAGE, line, format!("there is no test `{name}`"))));
+        if refreshed(tree, &page.text) != page.text {
+            findings.push(Finding::new(PAGE, 0, "the lists of tests are not what the tree has: make fix"));
+        }
     }
     findings
+}
+
+/// The page with the list of tests of each promise brought up to date (`make fix`).
+pub fn refreshed(tree: &Tree, page: &str) -> String {
+    let tests = named_tests(tree);
+    let mut promise = None;
+    let mut out = String::new();
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            promise = heading.strip_prefix('P').and_then(|rest| rest.split(':').next()?.parse().ok());
+        }
+        let list = promise.filter(|_| line.starts_with(LIST)).map(|promise| list_of(&tests, promise));
+        out.push_str(&list.unwrap_or_else(|| line.to_owned()));
+        out.push('\n');
+    }
+    out
+}
+
+fn list_of(tests: &BTreeSet<String>, promise: u32) -> String {
+    let names: Vec<String> =
+        tests.iter().filter(|name| number(name) == Some(promise)).map(|name| format!("`{name}`")).collect();
+    format!("{LIST} {}.", names.join(", "))
 }
 
 fn missing(promise: u32) -> Finding {
@@ -79,6 +105,13 @@ mod tests {
         assert!(check(&tree(&all, "")).is_empty());
         let some = all.replace("p07_", "q07_");
         assert_eq!(check(&tree(&some, "")).len(), 1);
+    }
+
+    #[test]
+    fn lists_of_tests_are_made_from_the_tree() {
+        let page = "## P2: two\n**Tests:** `p02_old`.\n## Else\n**Tests:** stay\n";
+        let made = refreshed(&tree("#[test]\nfn p02_b() {}\n#[test]\nfn p02_a() {}\n", ""), page);
+        assert_eq!(made, "## P2: two\n**Tests:** `p02_a`, `p02_b`.\n## Else\n**Tests:** stay\n");
     }
 
     #[test]
