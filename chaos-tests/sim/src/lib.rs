@@ -15,12 +15,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use steersman_client::Client;
 use steersman_master::config::MasterConfig;
 use steersman_master::node::Node;
 use steersman_master::{Running, Surroundings};
-use steersman_proto::v1::{Handler, TaskGroup, TaskSpec, task_spec};
-use steersman_raft_store::MemDisk;
+use steersman_proto::v1::{Handler as HandlerWork, TaskGroup, TaskSpec, task_spec};
+use steersman_raft_store::{CrashMode, MemDisk};
+use steersman_worker::{Handler, HandlerContext, HandlerError};
 use steersman_world::{SeededEntropy, Entropy as _, Spawner};
 
 pub use world::{elapsed, world};
@@ -77,9 +80,15 @@ pub fn run(seed: u64, wall_shift_ms: u64) -> anyhow::Result<String> {
         killer.step(&mut sim, &nodes, &disks, &history);
         anyhow::ensure!(sim.elapsed() < LIMIT - Duration::from_secs(1), "seed {seed}: the run does not end");
     }
-    agree(&mut sim, &nodes, &history, seed)?;
-    let text = history.0.borrow().clone();
-    Ok(text)
+    for _ in 0..20_000 {
+        if agreed(&nodes, &history, seed)? {
+            let text = history.0.borrow().clone();
+            return Ok(text);
+        }
+        sim.step().map_err(|error| anyhow::anyhow!("seed {seed}: {error}"))?;
+        killer.step(&mut sim, &nodes, &disks, &history);
+    }
+    anyhow::bail!("seed {seed}: the masters did not reach the same index")
 }
 
 fn host_master(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, disk: MemDisk, nodes: Nodes) {
@@ -125,7 +134,7 @@ fn host_worker(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, folde
             config.capacity = 4;
             config.insecure = true;
             let world = world(seed ^ (id << 40) ^ 0x77, shift);
-            let worker = steersman_worker::Worker::builder(config, world).handler("nap", Nap).build()?;
+            let worker = steersman_worker::Worker::builder(config, world).handler("nap", Nap).build();
             worker.run(std::future::pending()).await?;
             Ok(())
         }
@@ -135,12 +144,12 @@ fn host_worker(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, folde
 /// A handler that sleeps for as many ms as its payload says.
 struct Nap;
 
-impl steersman_worker::Handler for Nap {
-    fn run(&self, context: steersman_worker::HandlerContext) -> steersman_worker::HandlerFuture {
+impl Handler for Nap {
+    fn run(&self, context: HandlerContext) -> BoxFuture<'static, Result<Bytes, HandlerError>> {
         Box::pin(async move {
             let ms = context.payload.first().copied().unwrap_or(0);
             tokio::time::sleep(Duration::from_millis(u64::from(ms))).await;
-            Ok(bytes::Bytes::new())
+            Ok(Bytes::new())
         })
     }
 }
@@ -175,7 +184,7 @@ fn host_client(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, history: Histo
 }
 
 fn group(count: u32, nap_ms: u8) -> TaskGroup {
-    let handler = Handler { name: "nap".to_owned(), payload: vec![nap_ms].into() };
+    let handler = HandlerWork { name: "nap".to_owned(), payload: vec![nap_ms].into() };
     let work = Some(task_spec::Work::Handler(handler));
     TaskGroup { spec: Some(TaskSpec { work, ..TaskSpec::default() }), count }
 }
@@ -206,7 +215,7 @@ impl Killer {
             if let Some(leader) = leader {
                 self.killed = true;
                 sim.crash(format!("m{leader}"));
-                disks[&leader].crash(Default::default());
+                disks[&leader].crash(CrashMode::LoseUnsynced);
                 nodes.borrow_mut().remove(&leader);
                 self.restart_at = Some((leader, now + Duration::from_millis(1_500)));
                 let _ = writeln!(history.0.borrow_mut(), "{:>9.3} killed leader m{leader}", now.as_secs_f64());
@@ -222,31 +231,20 @@ impl Killer {
     }
 }
 
-/// All masters reach the same index with the same digest, and their invariants hold.
-fn agree(sim: &mut turmoil::Sim<'_>, nodes: &Nodes, history: &History, seed: u64) -> anyhow::Result<()> {
-    for _ in 0..10_000 {
-        let digests: Vec<(u64, u64, u128)> = nodes
-            .borrow()
-            .iter()
-            .map(|(id, node)| {
-                let state = node.state.read();
-                (*id, state.applied_index(), state.digest())
-            })
-            .collect();
-        let same = digests.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        if same && digests.len() as u64 == MASTERS {
-            anyhow::ensure!(
-                digests.windows(2).all(|pair| pair[0].2 == pair[1].2),
-                "seed {seed}: replicas differ at equal index: {digests:x?}"
-            );
-            for node in nodes.borrow().values() {
-                node.state.read().check().map_err(|violation| anyhow::anyhow!("seed {seed}: {violation}"))?;
-            }
-            let (_, index, digest) = digests[0];
-            let _ = writeln!(history.0.borrow_mut(), "agreed at {index} on {digest:032x}");
-            return Ok(());
-        }
-        sim.step().map_err(|error| anyhow::anyhow!("seed {seed}: {error}"))?;
+/// Whether all masters are at the same index. Then they must have the same digest, and their invariants must hold.
+fn agreed(nodes: &Nodes, history: &History, seed: u64) -> anyhow::Result<bool> {
+    let nodes = nodes.borrow();
+    let at = |node: &Arc<Node>| node.state.read().applied_index();
+    let indexes: Vec<u64> = nodes.values().map(at).collect();
+    if indexes.len() as u64 != MASTERS || indexes.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Ok(false);
     }
-    anyhow::bail!("seed {seed}: the masters did not reach the same index")
+    let digests: Vec<u128> = nodes.values().map(|node| node.state.read().digest()).collect();
+    let same = digests.windows(2).all(|pair| pair[0] == pair[1]);
+    anyhow::ensure!(same, "seed {seed}: replicas differ at index {}: {digests:x?}", indexes[0]);
+    for node in nodes.values() {
+        node.state.read().check().map_err(|violation| anyhow::anyhow!("seed {seed}: {violation}"))?;
+    }
+    let _ = writeln!(history.0.borrow_mut(), "agreed at {} on {:032x}", indexes[0], digests[0]);
+    Ok(true)
 }
