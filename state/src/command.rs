@@ -214,7 +214,7 @@ pub struct OpenSession {
 pub struct Report {
     /// Which attempt. Another token than the open one's is an echo and changes nothing.
     pub token: Token,
-    /// Its task.
+    /// Its task; 0 if the worker was told to stop an attempt that it never had.
     pub task: TaskId,
     /// What happened.
     pub news: News,

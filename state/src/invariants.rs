@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::ids::{TaskId, Token};
 use crate::plan::Plan;
-use crate::registry::Worker;
+use crate::registry::{Wish, Worker};
 use crate::state::{State, state_count, task_timers, worker_timers};
 use crate::table::Task;
 use crate::task::TaskState;
@@ -49,7 +49,7 @@ impl State {
         ensure(self.attempts_rise(task), || format!("the attempts of task {id} do not rise"))?;
         let Some(open) = task.open() else { return Ok(()) };
         let slot = self.registry.get(open.worker).and_then(|worker| worker.open.get(&open.token));
-        let held = slot.is_some_and(|slot| slot.task == id && !slot.stopping);
+        let held = slot.is_some_and(|slot| slot.task == id && slot.wish != Wish::Stop);
         ensure(held, || format!("task {id}: worker {} does not hold token {}", open.worker, open.token))
     }
 
@@ -83,7 +83,7 @@ impl State {
             ensure(token.0 <= self.head.last_token, || format!("token {token} was never given out"))?;
             ensure(tokens.insert(token), || format!("token {token} is held twice"))?;
             let open = self.tasks.get(slot.task).and_then(Task::open).is_some_and(|open| open.token == token);
-            ensure(open != slot.stopping, || format!("token {token}: stopping {}, open {open}", slot.stopping))?;
+            ensure(open != (slot.wish == Wish::Stop), || format!("token {token}: {:?}, open: {open}", slot.wish))?;
         }
         Ok(())
     }

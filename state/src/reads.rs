@@ -4,7 +4,7 @@
 
 use crate::effect::Effect;
 use crate::ids::{TaskId, WorkerId};
-use crate::registry::Worker;
+use crate::registry::{Wish, Worker};
 use crate::state::State;
 use crate::table::{Attempt, Task};
 use crate::task::{Outcome, TaskState};
@@ -23,10 +23,12 @@ impl State {
     /// stops, and a shutdown. An attempt that is known to run needs no telling.
     pub fn outstanding(&self, worker: WorkerId) -> Vec<Effect> {
         let Some(known) = self.registry.get(worker) else { return Vec::new() };
-        let attempts = known.open.iter().filter_map(|(&token, slot)| match slot.stopping {
-            true => Some(Effect::CancelRun { worker, token }),
-            false if self.task_state(slot.task) == Some(TaskState::Scheduled) => self.start_run(worker, token, slot),
-            false => None,
+        let attempts = known.open.iter().filter_map(|(&token, slot)| match slot.wish {
+            Wish::GiveBack | Wish::Stop => Some(Effect::CancelRun { worker, token }),
+            Wish::Run if self.task_state(slot.task) == Some(TaskState::Scheduled) => {
+                self.start_run(worker, token, slot)
+            }
+            Wish::Run => None,
         });
         attempts.chain(known.shutdown.map(|now| Effect::ShutdownWorker { worker, now })).collect()
     }
@@ -41,8 +43,8 @@ impl State {
         self.tasks.get(id).map(|task| task.facts.state)
     }
 
-    /// Tasks in the order of their ids, after `cursor`, at most `limit`. Returns where to go on, if there may be more: at
-    /// most [`SCAN_TASKS_MAX`] tasks are looked at.
+    /// Tasks in the order of their ids, after `cursor`, at most `limit` (0 counts as 1). Returns where to go on, if
+    /// there may be more: at most [`SCAN_TASKS_MAX`] tasks are looked at.
     pub fn list_tasks(
         &self,
         filter: &TaskFilter,
@@ -144,10 +146,10 @@ impl State {
         self.registry.find(worker)
     }
 
-    /// Workers in the order of their ids, after `cursor`, at most `limit`, and where to go on, if there are more.
+    /// Workers in the order of their ids, after `cursor`, at most `limit` (0 counts as 1), and where to go on.
     pub fn list_workers(&self, cursor: Option<WorkerId>, limit: usize) -> (Vec<WorkerView>, Option<WorkerId>) {
         let mut workers = self.registry.after(cursor.unwrap_or(WorkerId(0)));
-        let found: Vec<_> = workers.by_ref().take(limit).map(|worker| self.worker_view(worker)).collect();
+        let found: Vec<_> = workers.by_ref().take(limit.max(1)).map(|worker| self.worker_view(worker)).collect();
         let more = workers.next().is_some();
         let last = found.last().map(|worker| worker.id).filter(|_| more);
         (found, last)

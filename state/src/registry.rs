@@ -81,8 +81,18 @@ pub(crate) struct Slot {
     pub task: TaskId,
     /// What it takes from the worker, also when its task is long trimmed.
     pub needs: Arc<Requirements>,
-    /// The cluster no longer wants it; the slot is free when its end is reported.
-    pub stopping: bool,
+    pub wish: Wish,
+}
+
+/// What the cluster wants of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    /// That it runs.
+    Run,
+    /// That it stops and its task runs elsewhere, but not before its end is known: the task must never run twice at a time.
+    GiveBack,
+    /// That it stops: its task has no use for it any more. The slot is free when its end is reported.
+    Stop,
 }
 
 impl Worker {

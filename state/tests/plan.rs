@@ -134,7 +134,7 @@ fn unplaced(node: &Node, command: &Command) -> (Vec<TaskView>, Vec<WorkerView>) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(common::cases(2))]
 
     #[test]
     fn the_plan_equals_the_naive_one(steps in steps()) {

@@ -100,7 +100,7 @@ impl Shadow {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(common::cases(2))]
 
     /// Invariants hold after every entry; two replicas, one of which reads bytes and goes through snapshots, agree on
     /// every reply, effect, event and digest; a replay of the log agrees with both.
@@ -347,14 +347,56 @@ fn random_histories_reach_everything() {
         }
     }
     let wanted = [
-        "Submitted", "Cancelled", "Retried", "SessionOpened", "Worker", "Reported0", "Reported1", "Reported2",
-        "WorkerNotFound", "DuplicateWorker", "StaleIncarnation", "LimitExceeded", "Precondition", "OldReign", "Invalid",
-        "TasksSubmitted", "TaskAssigned", "TaskStarted", "TaskRetrying", "TasksTrimmed", "LeaderElected",
-        "MembershipChanged", "EndedSucceeded", "EndedExited", "EndedSignaled", "EndedTimedOut", "EndedCannotStart",
-        "EndedHandlerError", "EndedWorkerLost", "EndedCancelled", "EndedDeadline", "EndedPartitionStop",
-        "EndedWorkerShutdown", "Succeeded", "Failed", "Cancelled", "WorkerRegistered", "WorkerResumed",
-        "WorkerDisconnected", "WorkerMode", "WorkerConfig", "WorkerOffline", "LoadUnder", "LoadNormal", "LoadOver",
-        "StartRun", "CancelRun", "PushConfig", "ShutdownWorker", "EndSession",
+        "Submitted",
+        "Cancelled",
+        "Retried",
+        "SessionOpened",
+        "Worker",
+        "Reported0",
+        "Reported1",
+        "Reported2",
+        "WorkerNotFound",
+        "DuplicateWorker",
+        "StaleIncarnation",
+        "LimitExceeded",
+        "Precondition",
+        "OldReign",
+        "Invalid",
+        "TasksSubmitted",
+        "TaskAssigned",
+        "TaskStarted",
+        "TaskRetrying",
+        "TasksTrimmed",
+        "LeaderElected",
+        "MembershipChanged",
+        "EndedSucceeded",
+        "EndedExited",
+        "EndedSignaled",
+        "EndedTimedOut",
+        "EndedCannotStart",
+        "EndedHandlerError",
+        "EndedWorkerLost",
+        "EndedCancelled",
+        "EndedDeadline",
+        "EndedPartitionStop",
+        "EndedWorkerShutdown",
+        "Succeeded",
+        "Failed",
+        "Cancelled",
+        "WorkerRegistered",
+        "WorkerResumed",
+        "WorkerDisconnected",
+        "WorkerMode",
+        "WorkerConfig",
+        "WorkerOffline",
+        "LoadUnder",
+        "LoadNormal",
+        "LoadOver",
+        "StartRun",
+        "CancelRun",
+        "PushConfig",
+        "ShutdownWorker",
+        "EndSession",
     ];
     println!("{seen:?}");
     let missing: Vec<_> = wanted.iter().filter(|name| seen.get(**name).is_none_or(|count| *count < 3)).collect();

@@ -25,8 +25,7 @@ struct Teller {
 
 #[test]
 fn stories() {
-    let mut paths: Vec<_> =
-        std::fs::read_dir("testscripts").unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir("testscripts").unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(paths.len() >= 10, "where are the stories? {paths:?}");
     for path in paths {
@@ -103,6 +102,7 @@ fn task_spec(args: &mut ArgumentConsumer<'_>) -> Result<TaskSpec, Failure> {
     spec.max_attempts = get(args, "attempts", 3)?;
     spec.deadline_ms = get(args, "deadline", 0)?;
     spec.timeout_ms = get(args, "timeout", 0)?;
+    spec.on_partition = if get(args, "stop", false)? { OnPartition::Stop } else { OnPartition::Continue };
     spec.require_labels = pairs(args.take_key("labels")).into_iter().collect();
     for (key, value) in pairs(args.take_key("resources")) {
         spec.require_resources.insert(key, value.parse()?);
@@ -123,8 +123,17 @@ fn task_spec(args: &mut ArgumentConsumer<'_>) -> Result<TaskSpec, Failure> {
 fn outcome(word: &str) -> Result<Outcome, Failure> {
     use Outcome::*;
     let all = [
-        Succeeded, Exited, Signaled, TimedOut, CannotStart, HandlerError, WorkerLost, Cancelled, Deadline,
-        PartitionStop, WorkerShutdown,
+        Succeeded,
+        Exited,
+        Signaled,
+        TimedOut,
+        CannotStart,
+        HandlerError,
+        WorkerLost,
+        Cancelled,
+        Deadline,
+        PartitionStop,
+        WorkerShutdown,
     ];
     let found = all.into_iter().find(|outcome| format!("{outcome:?}").eq_ignore_ascii_case(word));
     found.ok_or_else(|| format!("no such outcome: {word}").into())
@@ -279,7 +288,13 @@ impl Teller {
                 self.node.term += 1;
                 out = self.tell(&applied);
             }
-            "wall-jump" => writeln!(out, "cluster time {}", self.node.state.time_ms())?,
+            "lag" => {
+                let behind: u64 = args.next_pos().unwrap_or("0").parse()?;
+                self.node.time_ms -= behind;
+                let applied = self.node.apply(vec![Command::Tick]);
+                self.node.time_ms += behind;
+                out = self.tell(&applied);
+            }
             "blank" => {
                 self.node.index += 1;
                 let applied = self.node.state.apply_blank(self.node.index, get(args, "term", self.node.term)?);

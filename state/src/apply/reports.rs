@@ -6,6 +6,7 @@
 use crate::command::{Ended, News, Report};
 use crate::effect::{Event, Reply};
 use crate::ids::{TaskId, WorkerId};
+use crate::registry::{Slot, Wish};
 use crate::task::{Outcome, TaskState};
 
 use super::Step;
@@ -21,27 +22,30 @@ impl Step<'_> {
     /// Says whether the attempt is open.
     fn report(&mut self, worker: WorkerId, report: &Report) -> bool {
         let slot = self.state.registry.get(worker).and_then(|worker| worker.open.get(&report.token));
-        let Some(slot) = slot.filter(|slot| slot.task == report.task) else { return false };
-        let stopping = slot.stopping;
+        let meant = |slot: &&Slot| slot.task == report.task || report.task == TaskId(0);
+        let Some(slot) = slot.filter(meant) else { return false };
+        let (task, wish) = (slot.task, slot.wish);
         match &report.news {
-            News::Started if stopping => {}
-            News::Started => self.started(report.task),
+            News::Started if wish == Wish::Stop => {}
+            News::Started => self.started(task),
             News::Ended(ended) => {
                 self.change_worker(worker, |worker| drop(worker.free(report.token)));
-                if !stopping {
-                    self.reported_end(report.task, ended);
+                if wish != Wish::Stop {
+                    self.reported_end(task, ended, wish);
                 }
             }
         }
         true
     }
 
-    /// Exit code 0 is success, whatever word came with it.
-    fn reported_end(&mut self, task: TaskId, ended: &Ended) {
-        match ended.outcome == Outcome::Exited && ended.exit_code == 0 {
-            true => self.end_attempt(task, &Ended { outcome: Outcome::Succeeded, ..ended.clone() }),
-            false => self.end_attempt(task, ended),
-        }
+    /// Exit code 0 is success, whatever word came with it; and what was given back was not cancelled by a caller.
+    fn reported_end(&mut self, task: TaskId, ended: &Ended, wish: Wish) {
+        let outcome = match ended.outcome {
+            Outcome::Exited if ended.exit_code == 0 => Outcome::Succeeded,
+            Outcome::Cancelled if wish == Wish::GiveBack => Outcome::WorkerShutdown,
+            _ => return self.end_attempt(task, ended),
+        };
+        self.end_attempt(task, &Ended { outcome, ..ended.clone() });
     }
 
     fn started(&mut self, id: TaskId) {

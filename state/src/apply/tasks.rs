@@ -10,10 +10,10 @@ use crate::command::{Ended, TaskGroup};
 use crate::effect::{CancelResult, Effect, Event, Rejection, Reply, RetryResult, Run};
 use crate::ids::{TaskId, Token, WorkerId};
 use crate::plan::{CLASSES_MAX, ClassId, Pick};
-use crate::registry::Slot;
+use crate::registry::{Slot, Wish};
 use crate::state::{Finished, state_count, task_timers};
 use crate::table::{Attempt, Facts, Task};
-use crate::task::{Backoff, Outcome, TaskSpec, TaskState};
+use crate::task::{Backoff, OnPartition, Outcome, TaskSpec, TaskState};
 use crate::timers::Due;
 
 use super::{Answer, MESSAGE_BYTES_MAX, RESULT_BYTES_MAX, Step, check};
@@ -85,7 +85,7 @@ impl Step<'_> {
         task.begin(open_attempt(attempt, token, worker, self.stamp.wall_ms), self.state.head.limits.attempts_kept_max);
         let (array_index, spec) = (task.facts.array_index, task.spec.clone());
         self.set_state(id, TaskState::Scheduled);
-        let slot = Slot { task: id, needs: self.state.plan.needs(class), stopping: false };
+        let slot = Slot { task: id, needs: self.state.plan.needs(class), wish: Wish::Run };
         self.change_worker(worker, |worker| worker.take(token, slot));
         if let Some(worker) = self.state.registry.get(worker) {
             self.state.plan.update(worker);
@@ -220,22 +220,27 @@ impl Step<'_> {
         let Some(open) = self.state.tasks.get(id).and_then(Task::open) else { return };
         let (worker, token) = (open.worker, open.token);
         self.close_attempt(id, &ending(outcome, message));
-        self.mark_stopping(worker, token);
+        self.tell_stop(worker, token, Wish::Stop);
     }
 
-    fn mark_stopping(&mut self, worker: WorkerId, token: Token) {
+    fn tell_stop(&mut self, worker: WorkerId, token: Token, wish: Wish) {
         self.change_worker(worker, |worker| {
             if let Some(slot) = worker.open.get_mut(&token) {
-                slot.stopping = true;
+                slot.wish = wish;
             }
         });
         self.effects.push(Effect::CancelRun { worker, token });
     }
 
-    /// A draining worker's time is over for this attempt: the task runs elsewhere.
-    pub(super) fn take_back(&mut self, worker: WorkerId, token: Token, task: TaskId) {
-        self.end_attempt(task, &ending(Outcome::WorkerShutdown, "the drain deadline passed"));
-        self.mark_stopping(worker, token);
+    /// A draining worker's time is over for this attempt: the task runs elsewhere, at once or, if it must never run twice
+    /// at a time, when the attempt's end is known.
+    pub(super) fn take_back(&mut self, worker: WorkerId, token: Token, id: TaskId) {
+        let waits = self.state.tasks.get(id).is_some_and(|task| task.spec.on_partition == OnPartition::Stop);
+        if waits {
+            return self.tell_stop(worker, token, Wish::GiveBack);
+        }
+        self.end_attempt(id, &ending(Outcome::WorkerShutdown, "the drain deadline passed"));
+        self.tell_stop(worker, token, Wish::Stop);
     }
 
     pub(super) fn retry(&mut self, tasks: &[TaskId]) -> Answer {

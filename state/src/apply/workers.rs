@@ -9,7 +9,7 @@ use crate::command::{OpenSession, WorkerMode, WorkerRef};
 use crate::effect::{Effect, Event, Rejection, Reply, Run, SessionOpened, WorkerChange};
 use crate::ids::{Token, WorkerId};
 use crate::limits::Limits;
-use crate::registry::{Offered, Offline, Overrides, Slot, Worker};
+use crate::registry::{Offered, Offline, Overrides, Slot, Wish, Worker};
 use crate::state::worker_timers;
 use crate::task::{Outcome, TaskState};
 use crate::timers::Due;
@@ -157,10 +157,12 @@ impl Step<'_> {
         for (token, slot) in open {
             let unsent = self.state.task_state(slot.task) == Some(TaskState::Scheduled);
             match held.contains(&token) {
-                true if slot.stopping => self.effects.push(Effect::CancelRun { worker: id, token }),
+                true if slot.wish != Wish::Run => self.effects.push(Effect::CancelRun { worker: id, token }),
                 true => {}
-                false if slot.stopping => self.change_worker(id, |worker| drop(worker.free(token))),
-                false if unsent && !new_process => self.effects.extend(self.state.start_run(id, token, &slot)),
+                false if slot.wish == Wish::Stop => self.change_worker(id, |worker| drop(worker.free(token))),
+                false if unsent && !new_process && slot.wish == Wish::Run => {
+                    self.effects.extend(self.state.start_run(id, token, &slot))
+                }
                 false => self.attempt_gone(id, token, &slot, Outcome::WorkerLost, "the worker came back without it"),
             }
         }
@@ -172,7 +174,7 @@ impl Step<'_> {
     /// A slot is free because its attempt is no more.
     fn attempt_gone(&mut self, worker: WorkerId, token: Token, slot: &Slot, outcome: Outcome, message: &str) {
         self.change_worker(worker, |worker| drop(worker.free(token)));
-        if !slot.stopping {
+        if slot.wish != Wish::Stop {
             self.end_attempt(slot.task, &ending(outcome, message));
         }
     }
@@ -275,7 +277,7 @@ impl Step<'_> {
     pub(super) fn drain_over(&mut self, id: WorkerId) {
         self.change_worker(id, |worker| worker.drain_at_ms = None);
         let Some(worker) = self.state.registry.get(id) else { return };
-        let running = worker.open.iter().filter(|(_, slot)| !slot.stopping);
+        let running = worker.open.iter().filter(|(_, slot)| slot.wish == Wish::Run);
         let running: Vec<_> = running.map(|(token, slot)| (*token, slot.task)).collect();
         running.into_iter().for_each(|(token, task)| self.take_back(id, token, task));
     }

@@ -7,6 +7,12 @@ use std::sync::Arc;
 
 use steersman_state::*;
 
+/// A share of the usual number of cases (256, or what `PROPTEST_CASES` says).
+pub fn cases(share: u32) -> proptest::test_runner::Config {
+    let usual = proptest::test_runner::Config::default();
+    proptest::test_runner::Config { cases: usual.cases / share, ..usual }
+}
+
 /// A task that runs `true` and asks for nothing.
 pub fn spec(name: &str) -> TaskSpec {
     TaskSpec {

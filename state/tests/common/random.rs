@@ -135,8 +135,19 @@ fn nth_open(state: &State, pick: u8) -> (WorkerId, u64, Token, TaskId) {
 pub fn ended(how: u8) -> Ended {
     use Outcome::*;
     let all = [
-        Succeeded, Succeeded, Exited, Exited, Signaled, TimedOut, CannotStart, HandlerError, WorkerLost, Cancelled,
-        Deadline, PartitionStop, WorkerShutdown,
+        Succeeded,
+        Succeeded,
+        Exited,
+        Exited,
+        Signaled,
+        TimedOut,
+        CannotStart,
+        HandlerError,
+        WorkerLost,
+        Cancelled,
+        Deadline,
+        PartitionStop,
+        WorkerShutdown,
     ];
     let result = vec![how; if how > 250 { 5_000 } else { usize::from(how % 3) }];
     let message = if how > 240 { "ä".repeat(900) } else { String::new() };
@@ -161,6 +172,9 @@ fn random_spec(kind: u8, priority: i8) -> TaskSpec {
         any_failure: kind.is_multiple_of(4),
         exit_codes: vec![1],
     };
+    if kind.is_multiple_of(13) {
+        spec.on_partition = OnPartition::Stop;
+    }
     if kind.is_multiple_of(9) {
         spec.backoff.initial_ms = 0;
     }
