@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_test_that_the_page_names_must_exist() {
         let all: String = KEPT.iter().map(|kept| format!("#[test]\nfn p{kept:02}_holds() {{}}\n")).collect();
-        assert!(check(&tree(&all, "see `p01_holds` and `p01_` and `p9`")).is_empty());
-        assert_eq!(check(&tree(&all, "text\nsee `p01_was_renamed`")).len(), 1);
+        assert!(check(&tree(&all, "see `p01_holds` and `p01_` and `p9`\n")).is_empty());
+        assert_eq!(check(&tree(&all, "text\nsee `p01_was_renamed`\n")).len(), 1);
     }
 }
