@@ -170,6 +170,21 @@ async fn initialize(
     raft.initialize(members).await.map_err(|error| NodeError::Raft(format!("forming the cluster: {error}")))
 }
 
+/// Asks a master for the id of its data directory.
+///
+/// # Errors
+/// Says where it was looked for and what came back.
+pub async fn store_of(peers: &Peers, id: u64) -> Result<String, String> {
+    let address = peers.raft_address(id).ok_or_else(|| format!("no address of master {id} is known"))?;
+    let probe = pb::ProbeRequest { header: Some(peers.header(id)), self_: None, store: String::new() };
+    let mut client = peers.control(&address);
+    match tokio::time::timeout(ANSWER_TIMEOUT, client.probe(probe)).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner().store),
+        Ok(Err(status)) => Err(format!("master {id} does not answer at {address}: {}", status.message())),
+        Err(_) => Err(format!("master {id} does not answer at {address} within {ANSWER_TIMEOUT:?}")),
+    }
+}
+
 /// Tells the leader, now and after each change of leader, where this member is, if the membership says otherwise: a
 /// member is its id and its data, not its address.
 pub async fn announce(myself: Myself, node: Arc<Node>) {

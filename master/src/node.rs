@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bootstrap;
 use crate::clock::ClusterClock;
 use crate::config::MasterConfig;
 use crate::leader::{Reign, Throne};
@@ -384,7 +385,7 @@ impl Node {
     pub async fn add_master(&self, master: MemberAddr) -> Result<u64, MemberError> {
         self.require_reign()?;
         self.peers.learn(master.id, &master.raft);
-        let store = self.store_of(master.id).await?;
+        let store = bootstrap::store_of(&self.peers, master.id).await.map_err(MemberError::Refused)?;
         let MemberAddr { id, api, raft, http } = master;
         let known = self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).cloned();
         if known.is_some_and(|known| known.store != store) {
@@ -439,23 +440,6 @@ impl Node {
         match self.reign() {
             Some(_) => Ok(()),
             None => Err(ProposeError::NotLeader(self.leader_hint()).into()),
-        }
-    }
-
-    /// Asks a master for the id of its data directory.
-    async fn store_of(&self, id: u64) -> Result<String, MemberError> {
-        let unreachable = |what: String| MemberError::Refused(format!("master {id} does not answer: {what}"));
-        let address = self.peers.raft_address(id).ok_or(MemberError::NotFound(id))?;
-        let probe = steersman_proto::raft::v1::ProbeRequest {
-            header: Some(self.peers.header(id)),
-            self_: None,
-            store: String::new(),
-        };
-        let mut client = self.peers.control(&address);
-        match tokio::time::timeout(TRANSFER_TIMEOUT, client.probe(probe)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().store),
-            Ok(Err(status)) => Err(unreachable(format!("{address}: {}", status.message()))),
-            Err(_) => Err(unreachable(format!("{address}: nothing within {TRANSFER_TIMEOUT:?}"))),
         }
     }
 
