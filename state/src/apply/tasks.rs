@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::command::{Ended, TaskGroup};
 use crate::effect::{CancelResult, Effect, Event, Rejection, Reply, RetryResult, Run};
 use crate::ids::{TaskId, Token, WorkerId};
-use crate::plan::{CLASSES_MAX, ClassId, Pick};
+use crate::plan::{CLASSES_MAX, Pick};
 use crate::registry::{Slot, Wish};
 use crate::state::{Finished, state_count, task_timers};
 use crate::table::{Attempt, Facts, Task};
@@ -180,7 +180,7 @@ impl Step<'_> {
         }
         task.facts.until_ms = self.stamp.wall_ms;
         task.facts.outcome = outcome;
-        self.state.plan.leave(std::mem::replace(&mut task.class, ClassId::default()));
+        self.state.plan.leave(std::mem::take(&mut task.class));
         self.state.finished.push(Finished { task: id, at_ms: self.stamp.time_ms });
         self.state.head.finished_total += 1;
         self.state.counts.finished_total += 1;
@@ -281,10 +281,11 @@ pub(super) fn ending(outcome: Outcome, message: &str) -> Ended {
 
 /// Cuts a message to its bound, at a character's end.
 fn cut(message: &str) -> &str {
-    match message.len() <= MESSAGE_BYTES_MAX {
-        true => message,
-        false => &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)],
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message;
     }
+    let end = (0..=MESSAGE_BYTES_MAX).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+    &message[..end]
 }
 
 /// The worker is to blame, not the task: another attempt need not wait.

@@ -101,7 +101,7 @@ pub fn batch(node: &mut Node, round: &Round) -> Batch {
         .iter()
         .map(|(id, attempt)| Envelope { request: id.map(|id| RequestId([id; 16])), command: command(state, attempt) })
         .collect();
-    if round.reign == 8 && round.pass_ms % 2 == 0 {
+    if round.reign == 8 && round.pass_ms.is_multiple_of(2) {
         commands.insert(0, Envelope { request: None, command: Command::BeginReign });
     }
     // Now and then a leader whose clock lags behind.
