@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::StreamExt as _;
 use parking_lot::Mutex;
 use steersman_master::config::{Addresses, MasterConfig, MasterEntry};
-use steersman_master::{Running, Surroundings, start};
+use steersman_master::{Running, Surroundings, observe, start};
 use steersman_proto::v1 as pb;
 use steersman_proto::v1::cluster_client::ClusterClient;
 use steersman_proto::v1::events_client::EventsClient;
@@ -384,6 +384,13 @@ async fn probes_metrics_health_and_reflection_answer() {
         let (status, body) = cluster.get(id, "/readyz").await;
         assert!(status.contains(" 200 ") && body.starts_with("ready: master"), "{status} {body}");
     }
+    // An idle cluster stays ready: heartbeats are progress.
+    let nodes: Vec<_> = cluster.masters.values().map(|master| master.node.clone()).collect();
+    poll("four idle seconds", || {
+        nodes.iter().for_each(|node| assert!(observe::progress(node).1, "{:?}", node.status()));
+        (nodes[0].status().uptime_ms > 4_000).then_some(())
+    })
+    .await;
     let (_, text) = cluster.get(leader, "/metrics").await;
     for line in ["steersman_raft_is_leader 1", "steersman_scheduler_queue_tasks 4"] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
@@ -418,29 +425,56 @@ async fn services_by_reflection(channel: Channel) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_alone_says_so_and_still_answers_what_it_knows() {
     let mut cluster = Cluster::start().await;
-    cluster.tasks(1).submit(submit(1, 2)).await.unwrap();
+    let (leader, followers) = (cluster.leader().await, cluster.followers().await);
+    let (gone, alone) = (followers[0], followers[1]);
+    cluster.tasks(alone).submit(submit(1, 2)).await.unwrap();
     let request = pb::GetTaskRequest { id: 1, consistency: pb::Consistency::Linearizable.into() };
-    cluster.tasks(3).get(request).await.unwrap();
-    cluster.stop(1).await;
-    cluster.stop(2).await;
-    let node = cluster.masters[&3].node.clone();
-    poll("end of the leader", || node.status().leader.is_none().then_some(())).await;
-    let refused = cluster.tasks(3).submit(submit(2, 1)).await.unwrap_err();
+    cluster.tasks(alone).get(request).await.unwrap();
+    // The leader goes last: the one that is left has nobody to be elected by.
+    cluster.stop(gone).await;
+    cluster.stop(leader).await;
+    let node = cluster.masters[&alone].node.clone();
+    poll("silence", || (node.status().quorum_ack_age_ms > 2_500).then_some(())).await;
+    let refused = cluster.tasks(alone).submit(submit(2, 1)).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused)), (Code::Unavailable, "NO_LEADER".to_owned()));
     assert!(refused.message().contains("2 of 3 masters are needed"), "{}", refused.message());
     assert!(refused.get_details_retry_info().is_some());
-    let linearizable = cluster.tasks(3).get(request).await.unwrap_err();
+    let linearizable = cluster.tasks(alone).get(request).await.unwrap_err();
     assert_eq!(linearizable.code(), Code::Unavailable);
     let stale = pb::GetTaskRequest { id: 1, consistency: pb::Consistency::Stale.into() };
-    assert_eq!(cluster.tasks(3).get(stale).await.unwrap().into_inner().task.unwrap().id, 1);
-    let info = ClusterClient::new(cluster.channel(3)).info(pb::InfoRequest {}).await.unwrap().into_inner();
-    assert!(!info.ready && info.leader.unwrap().leader.is_none() && info.masters.len() == 3);
-    let (status, body) = cluster.get(3, "/readyz").await;
+    assert_eq!(cluster.tasks(alone).get(stale).await.unwrap().into_inner().task.unwrap().id, 1);
+    let info = ClusterClient::new(cluster.channel(alone)).info(pb::InfoRequest {}).await.unwrap().into_inner();
+    assert!(!info.ready && info.quorum_ack_age_ms > 2_500 && info.masters.len() == 3, "{info:?}");
+    let (status, body) = cluster.get(alone, "/readyz").await;
     assert!(status.contains(" 503 ") && body.contains("2 of 3 masters are needed"), "{status} {body}");
-    assert!(cluster.get(3, "/livez").await.0.contains(" 200 "));
+    assert!(cluster.get(alone, "/livez").await.0.contains(" 200 "));
     let request = pb::SubscribeRequest { oldest: true, ..pb::SubscribeRequest::default() };
-    let stream = EventsClient::new(cluster.channel(3)).subscribe(request).await.unwrap().into_inner();
+    let stream = EventsClient::new(cluster.channel(alone)).subscribe(request).await.unwrap().into_inner();
     let kept = stream.map(Result::unwrap).filter(|batch| futures::future::ready(!batch.events.is_empty()));
     assert!(kept.count().await > 0);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_is_not_ready_and_confirms_nothing() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    cluster.tasks(leader).submit(submit(1, 1)).await.unwrap();
+    for follower in cluster.followers().await {
+        cluster.stop(follower).await;
+    }
+    let node = cluster.masters[&leader].node.clone();
+    poll("end of the quorum", || (!node.status().ready).then_some(())).await;
+    let (status, body) = cluster.get(leader, "/readyz").await;
+    assert!(status.contains(" 503 ") && body.contains("2 of 3"), "{status} {body}");
+    let check = HealthCheckRequest { service: String::new() };
+    let health = HealthClient::new(cluster.channel(leader)).check(check).await.unwrap().into_inner();
+    assert_eq!(health.status(), tonic_health::ServingStatus::NotServing.into());
+    let request = pb::GetTaskRequest { id: 1, consistency: pb::Consistency::Linearizable.into() };
+    let refused = cluster.tasks(leader).get(request).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::Unavailable, "NO_QUORUM".to_owned()));
+    let unknown = cluster.tasks(leader).submit(submit(2, 1)).await.unwrap_err();
+    assert!(["OUTCOME_UNKNOWN", "NO_QUORUM", "NO_LEADER"].contains(&reason(&unknown).as_str()), "{unknown:?}");
     cluster.stop_all().await;
 }

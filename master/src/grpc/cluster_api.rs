@@ -22,6 +22,7 @@ use super::events_api::StreamGuard;
 use super::forward::{Edge, Hop};
 use super::status::{status, status_of_member};
 use crate::node::{LeaderView, MemberError, Node, NodeStatus};
+use crate::observe::progress;
 
 /// Bytes of one message of a snapshot.
 const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
@@ -148,7 +149,7 @@ impl Cluster for ClusterApi {
 
 /// What this master knows, without asking anybody.
 fn info(node: &Node) -> pb::InfoResponse {
-    let status = node.status();
+    let (status, ready) = progress(node);
     let (tasks, workers, format_level) = {
         let state = node.state.read();
         (state.counts(), state.worker_counts(), state.format_level())
@@ -164,7 +165,7 @@ fn info(node: &Node) -> pb::InfoResponse {
         last_log_index: status.last_log,
         snapshot_index: status.snapshot,
         quorum_ack_age_ms: status.quorum_ack_age_ms,
-        ready: status.ready,
+        ready,
         tasks: Some(convert::task_counts_out(&tasks)),
         workers: Some(convert::worker_counts_out(&workers)),
         version: env!("CARGO_PKG_VERSION").to_owned(),

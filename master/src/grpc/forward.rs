@@ -156,10 +156,8 @@ impl Edge {
         self.node.drop_peer_channel(&hint.api);
         let (id, api) = (hint.id, &hint.api);
         if was_never_sent(&error) || hop != Hop::Mutation {
-            return no_leader(format!(
-                "master {id} at {api} led a moment ago and does not answer: {}",
-                error.message()
-            ));
+            let (message, need) = (error.message(), self.arithmetic());
+            return no_leader(format!("master {id} at {api} led a moment ago and does not answer ({message}): {need}"));
         }
         let message = format!("the connection to the leader, master {id} at {api}, broke: {}", error.message());
         status(codes::OUTCOME_UNKNOWN, message)
@@ -167,17 +165,22 @@ impl Edge {
 
     /// `NO_LEADER` with what this master knows.
     fn no_leader(&self) -> Status {
+        no_leader(format!("no leader: {}", self.arithmetic()))
+    }
+
+    /// How many masters an election needs, and when this one last saw that many at work.
+    fn arithmetic(&self) -> String {
         let status = self.node.status();
         let voters = status.members.iter().filter(|member| member.voter).count();
         if voters == 0 {
-            return no_leader("this master is not (yet) a member of a cluster".to_owned());
+            return "this master is not (yet) a member of a cluster".to_owned();
         }
         let (need, id) = (voters / 2 + 1, self.node.id);
         let heard = match status.quorum_ack_age_ms {
             u64::MAX => "has not heard from a leader since its start".to_owned(),
             age => format!("last heard from a leader or a quorum {age} ms ago"),
         };
-        no_leader(format!("no leader: {need} of {voters} masters are needed to elect one; master {id} {heard}"))
+        format!("{need} of {voters} masters are needed to elect one; master {id} {heard}")
     }
 }
 

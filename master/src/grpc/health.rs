@@ -14,6 +14,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::node::Node;
+use crate::observe::progress;
 
 /// How often a watched status is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -40,7 +41,7 @@ pub struct HealthApi {
 type Watch = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
 fn serving(node: &Node) -> ServingStatus {
-    if node.status().ready { ServingStatus::Serving } else { ServingStatus::NotServing }
+    if progress(node).1 { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 fn known(request: &Request<HealthCheckRequest>) -> bool {

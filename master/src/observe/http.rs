@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::metrics::{CONTENT_TYPE, Facts, Peer, Process};
+use super::progress;
 use crate::node::{Node, NodeStatus, Role};
 
 /// A disk that does not answer by then is left out of a scrape.
@@ -53,8 +54,9 @@ async fn livez(State(node): State<Arc<Node>>) -> Response {
 }
 
 async fn readyz(State(node): State<Arc<Node>>) -> Response {
-    let status = node.status();
-    match why_not_ready(&status, node.shutting_down()) {
+    let (status, ready) = progress(&node);
+    let why = if ready { None } else { Some(why_not_ready(&status, node.shutting_down())) };
+    match why {
         None => (StatusCode::OK, format!("ready: {}\n", leader_words(&status))).into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
@@ -66,18 +68,16 @@ async fn leaderz(State(node): State<Arc<Node>>) -> Response {
     (code, format!("{}\n", leader_words(&status))).into_response()
 }
 
-/// The reason in words; `None` if it is ready.
-fn why_not_ready(status: &NodeStatus, going_down: bool) -> Option<String> {
-    if status.ready {
-        return None;
-    }
+/// The reason in words.
+fn why_not_ready(status: &NodeStatus, going_down: bool) -> String {
     let voters = status.members.iter().filter(|member| member.voter).count();
     let need = voters / 2 + 1;
-    Some(match status.leader {
+    let age = status.quorum_ack_age_ms;
+    match status.leader {
         _ if going_down => "this master is going down".to_owned(),
         _ if status.role == Role::Starting => "this master is not (yet) a member of a cluster".to_owned(),
         None => format!("no leader is known; {need} of {voters} masters are needed to elect one"),
-        Some(_) if status.role == Role::Leader && status.quorum_ack_age_ms == u64::MAX => {
+        Some(_) if status.role == Role::Leader && age == u64::MAX => {
             format!("this master leads and no quorum ({need} of {voters}) has confirmed it yet")
         }
         Some(_) if status.role == Role::Leader => {
@@ -86,8 +86,11 @@ fn why_not_ready(status: &NodeStatus, going_down: bool) -> Option<String> {
                 "this master leads, its reign has not begun or no quorum ({need} of {voters}) confirmed it for {age} ms"
             )
         }
-        Some(_) => format!("the leader was last heard {} ms ago", status.quorum_ack_age_ms),
-    })
+        Some(_) if age == u64::MAX => "the leader was not heard yet".to_owned(),
+        Some(_) => {
+            format!("the leader was last heard {age} ms ago; {need} of {voters} masters are needed to elect another")
+        }
+    }
 }
 
 fn leader_words(status: &NodeStatus) -> String {
@@ -99,7 +102,7 @@ fn leader_words(status: &NodeStatus) -> String {
 
 /// What the node knows at this moment.
 fn facts(node: &Node) -> Facts {
-    let status = node.status();
+    let (status, ready) = progress(node);
     let (tasks, workers) = {
         let state = node.state.read();
         (state.counts(), state.worker_counts())
@@ -112,9 +115,9 @@ fn facts(node: &Node) -> Facts {
     node.metrics.waiters(node.waiters.waiting());
     node.metrics.proposals_queued(node.proposals_queued());
     Facts {
-        has_leader: status.leader.is_some(),
+        has_leader: status.leader.is_some() && ready,
         is_leader: node.reign().is_some(),
-        ready: status.ready,
+        ready,
         term: status.term,
         applied_index: status.applied,
         committed_index: status.committed,
@@ -200,11 +203,10 @@ mod tests {
             (Role::Follower, true, 0, true, "this master is going down"),
         ];
         for (role, leader, age, going_down, expected) in table {
-            let why = why_not_ready(&status(role, leader, age), going_down).unwrap();
+            let why = why_not_ready(&status(role, leader, age), going_down);
             assert!(why.contains(expected), "{role:?}: {why}");
         }
         let ready = NodeStatus { ready: true, ..status(Role::Follower, true, 10) };
-        assert_eq!(why_not_ready(&ready, false), None);
         assert_eq!(leader_words(&ready), "master 2 at 10.0.0.2:7400 leads in term 7");
     }
 

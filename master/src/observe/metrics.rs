@@ -193,7 +193,7 @@ impl Metrics {
 /// What the node knows at the moment of a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// A leader is known.
+    /// A leader is known and makes progress.
     pub has_leader: bool,
     /// It is this master.
     pub is_leader: bool,
@@ -266,7 +266,7 @@ impl Facts {
 
     fn register_raft(&self, r: &mut Registry) {
         let flag = |on: bool| u64::from(on);
-        constant(r, "raft_has_leader", "1 if this master knows a leader", flag(self.has_leader));
+        constant(r, "raft_has_leader", "1 if this master knows a leader that makes progress", flag(self.has_leader));
         constant(r, "raft_is_leader", "1 if this master leads", flag(self.is_leader));
         constant(r, "raft_ready", "1 if a leader with a recent quorum is known", flag(self.ready));
         constant(r, "raft_term", "Current term", self.term);
