@@ -45,8 +45,8 @@ pub fn api_router(node: Arc<Node>) -> Routes {
         .add_service(session_api::SessionApi::server(node.clone()))
         .add_service(health::server(node.clone()));
     add_reflection(&mut services);
-    let metrics = node.metrics.clone();
-    let measured = telemetry::measured(services.routes().into_axum_router(), metrics);
+    let (metrics, clock) = (node.metrics.clone(), node.world.clock.clone());
+    let measured = telemetry::measured(services.routes().into_axum_router(), metrics, clock);
     RoutesBuilder::from(measured).routes()
 }
 

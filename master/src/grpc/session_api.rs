@@ -154,7 +154,14 @@ impl Sender {
             _ = &mut self.closed => return None,
             taken = self.queue.recv_many(&mut chunk, PACK_MAX) => if taken == 0 { return None },
         }
-        Some((pack(chunk).into_iter().map(Ok).collect(), self))
+        // A worker that is no longer believed must not go on with acknowledged heartbeats: its stream ends, and its next
+        // Hello tells it what to drop.
+        self.done = chunk.iter().any(|outgoing| matches!(outgoing, Outgoing::Effect(Effect::EndSession { .. })));
+        let mut messages: Vec<_> = pack(chunk).into_iter().map(Ok).collect();
+        if self.done {
+            messages.push(Err(Status::aborted("this worker was declared gone: open a new session")));
+        }
+        Some((messages, self))
     }
 }
 
@@ -209,7 +216,7 @@ fn single(outgoing: Outgoing) -> Option<Say> {
             labels: convert::labels_out(&config.labels),
         })),
         Outgoing::Effect(Effect::ShutdownWorker { now, .. }) => Some(Say::Shutdown(pb::Shutdown { now, deadline_ms: 0 })),
-        // The worker that is no longer believed learns it when it opens its next session.
+        // EndSession ends the stream, see Sender::next; StartRun is packed.
         Outgoing::Effect(Effect::EndSession { .. } | Effect::StartRun(_)) => None,
     }
 }

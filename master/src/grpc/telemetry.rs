@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use prost::Message as _;
-use tokio::time::Instant;
+use steersman_world::Clock;
 use tonic::Code;
 
 use crate::observe::Metrics;
@@ -19,15 +19,17 @@ use crate::observe::Metrics;
 static METHODS: LazyLock<BTreeSet<&'static str>> = LazyLock::new(methods);
 
 /// The router with every call counted.
-pub fn measured(router: axum::Router, metrics: Arc<Metrics>) -> axum::Router {
-    router.layer(from_fn_with_state(metrics, measure))
+pub fn measured(router: axum::Router, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> axum::Router {
+    router.layer(from_fn_with_state((metrics, clock), measure))
 }
 
-async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+type Meter = (Arc<Metrics>, Arc<dyn Clock>);
+
+async fn measure(State((metrics, clock)): State<Meter>, request: Request, next: Next) -> Response {
     let method = METHODS.get(request.uri().path().trim_start_matches('/')).copied();
-    let since = Instant::now();
+    let since = clock.now();
     let response = next.run(request).await;
-    metrics.api_call(method.unwrap_or("unknown"), code_of(&response), since.elapsed());
+    metrics.api_call(method.unwrap_or("unknown"), code_of(&response), clock.now() - since);
     response
 }
 
