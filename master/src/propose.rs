@@ -226,7 +226,7 @@ impl Door {
     }
 
     fn leading_term(&self) -> Option<u64> {
-        self.raft.as_leader().ok().map(|leader| leader.leader_id().term)
+        led_term(&self.raft)
     }
 
     fn stamp(&self, term: u64) -> Stamp {
@@ -348,6 +348,17 @@ pub fn leader_hint(raft: &RaftHandle) -> Option<LeaderHint> {
     let id = forward.leader_id?;
     let node = forward.leader_node?;
     Some(LeaderHint { id, api: node.api, term: current_term(raft) })
+}
+
+/// The term whose office this master's Raft holds.
+///
+/// Read from the server metrics, as everybody who waits for a change of office does: openraft updates them before the ones
+/// that `as_leader` reads, so whoever was woken by them would find the former leader there, and would never be woken again.
+pub fn led_term(raft: &RaftHandle) -> Option<u64> {
+    use openraft::async_runtime::WatchReceiver as _;
+    let metrics = raft.server_metrics();
+    let seen = metrics.borrow_watched();
+    (seen.vote.committed && seen.vote.leader_id.voted_for == seen.id).then_some(seen.vote.leader_id.term)
 }
 
 /// The term that this master's Raft is in.

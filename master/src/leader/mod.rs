@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::ClusterClock;
 use crate::observe::Metrics;
-use crate::propose::Proposer;
+use crate::propose::{Proposer, led_term};
 use crate::raft_service::RaftHandle;
 use streams::Session;
 
@@ -148,7 +148,7 @@ pub async fn keep(
 ) {
     let mut metrics = raft.server_metrics();
     loop {
-        let term = office_term(&raft);
+        let term = led_term(&raft);
         let seated = throne.reign().map(|reign| reign.term);
         if seated.is_some() && seated != term {
             tracing::info!(term = seated, "this master's reign is over");
@@ -164,11 +164,6 @@ pub async fn keep(
             return throne.seat(None);
         }
     }
-}
-
-/// The term whose office this master's Raft holds.
-fn office_term(raft: &RaftHandle) -> Option<u64> {
-    raft.as_leader().ok().map(|leader| leader.leader_id().term)
 }
 
 /// Sees to it that the term's first batch is committed, and begins the reign when it is applied here.
