@@ -135,3 +135,21 @@ fn a_large_share_of_work_is_done_in_pieces() {
     assert_eq!(node.state.counts().scheduled, 50_000);
     assert_ne!(node.state.next_timer_ms(), Some(node.time_ms));
 }
+
+#[test]
+fn a_state_can_be_shared_by_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&State::new());
+    shared(&State::new().image());
+}
+
+/// Ten thousand equal tasks that are submitted one by one cost one spec.
+#[test]
+fn equal_neighbours_share_their_spec() {
+    let mut node = Node::default();
+    let group = |name| TaskGroup { spec: std::sync::Arc::new(spec(name)), count: 1 };
+    node.one(Command::Submit { groups: vec![group("a"), group("a"), group("b"), group("a")] });
+    let spec = |id| node.state.task(TaskId(id)).unwrap().spec;
+    assert!(std::sync::Arc::ptr_eq(&spec(1), &spec(2)));
+    assert_eq!([&*spec(2).name, &*spec(3).name, &*spec(4).name], ["a", "b", "a"]);
+}

@@ -311,38 +311,38 @@ fn unkept(counts: TaskCounts) -> TaskCounts {
     }
 }
 
+/// One word for each reply, event and effect.
+fn names(applied: Applied) -> Vec<String> {
+    let word = |text: String| text.split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
+    let reply = |reply| match reply {
+        Reply::Rejected(rejection) => word(format!("{rejection:?}")),
+        Reply::Reported { ignored } => format!("Reported{ignored}"),
+        other => word(format!("{other:?}")),
+    };
+    let event = |event: &Event| match event {
+        Event::AttemptEnded { outcome, .. } => format!("Ended{outcome:?}"),
+        Event::TaskFinished { state, .. } => format!("{state:?}"),
+        Event::WorkerChanged { change, .. } => format!("Worker{}", word(format!("{change:?}"))),
+        Event::WorkerLoad { level, .. } => format!("Load{level:?}"),
+        other => word(format!("{other:?}")),
+    };
+    let effects = applied.effects.iter().map(|effect| word(format!("{effect:?}")));
+    applied.events.iter().map(event).chain(effects).chain(applied.replies.into_iter().map(reply)).collect()
+}
+
 /// The random histories reach what they are meant to reach: every event, every reply, every refusal, every state.
 #[test]
 fn random_histories_reach_everything() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-    let word = |text: String| text.split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
     for _ in 0..150 {
         let rounds = rounds(30..60).new_tree(&mut runner).unwrap().current();
         let mut node = Node::default();
         for round in &rounds {
             let batch = batch(&mut node, round);
             let applied = apply(&mut node.state, node.index, round, &batch);
-            for reply in applied.replies {
-                let name = match reply {
-                    Reply::Rejected(rejection) => word(format!("{rejection:?}")),
-                    Reply::Reported { ignored } => format!("Reported{ignored}"),
-                    other => word(format!("{other:?}")),
-                };
+            for name in names(applied) {
                 *seen.entry(name).or_default() += 1;
-            }
-            for event in applied.events.iter() {
-                let name = match event {
-                    Event::AttemptEnded { outcome, .. } => format!("Ended{outcome:?}"),
-                    Event::TaskFinished { state, .. } => format!("{state:?}"),
-                    Event::WorkerChanged { change, .. } => format!("Worker{}", word(format!("{change:?}"))),
-                    Event::WorkerLoad { level, .. } => format!("Load{level:?}"),
-                    other => word(format!("{other:?}")),
-                };
-                *seen.entry(name).or_default() += 1;
-            }
-            for effect in applied.effects {
-                *seen.entry(word(format!("{effect:?}"))).or_default() += 1;
             }
         }
     }

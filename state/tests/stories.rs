@@ -278,39 +278,48 @@ impl Teller {
         })
     }
 
-    /// Commands that are not in the log, or only look.
-    fn look(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Option<String>, Failure> {
-        let mut out = String::new();
-        match name {
+    /// Entries that are no ordinary batch.
+    fn beside(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Option<Applied>, Failure> {
+        Ok(Some(match name {
             "old-reign" => {
                 self.node.term -= 1;
                 let applied = self.node.apply(vec![common::submit(spec("late"), 1), Command::Tick]);
                 self.node.term += 1;
-                out = self.tell(&applied);
+                applied
             }
             "lag" => {
                 let behind: u64 = args.next_pos().unwrap_or("0").parse()?;
                 self.node.time_ms -= behind;
                 let applied = self.node.apply(vec![Command::Tick]);
                 self.node.time_ms += behind;
-                out = self.tell(&applied);
+                applied
             }
             "blank" => {
                 self.node.index += 1;
-                let applied = self.node.state.apply_blank(self.node.index, get(args, "term", self.node.term)?);
-                out = self.tell(&applied);
+                self.node.state.apply_blank(self.node.index, get(args, "term", self.node.term)?)
             }
             "membership" => {
                 self.node.index += 1;
                 let masters = |text| Ok::<_, Failure>(numbers(text)?.into_iter().map(MasterId).collect());
                 let (voters, learners) = (masters(args.next_pos())?, masters(args.take_key("learners"))?);
-                let applied = self.node.state.apply_membership(self.node.index, self.node.term, voters, learners);
-                out = self.tell(&applied);
+                self.node.state.apply_membership(self.node.index, self.node.term, voters, learners)
             }
             "restore" => {
                 let state = reread(&self.node.state).restored(get(args, "epoch", 1)?);
                 self.node.state = state;
+                Applied::default()
             }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Commands that are no ordinary batch, or only look.
+    fn look(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Option<String>, Failure> {
+        let mut out = String::new();
+        if let Some(applied) = self.beside(name, args)? {
+            return Ok(Some(self.tell(&applied)));
+        }
+        match name {
             "task" => {
                 for id in ids(args)? {
                     self.show_task(id, &mut out)?;
