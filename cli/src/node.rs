@@ -32,12 +32,22 @@ pub fn log_to_stderr(verbosity: u8) {
 }
 
 fn start_log(format: &str, level: &str) {
-    let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new(directives(level)));
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
     // Fails only if there is a log already.
     let started = if format == "json" { log.json().try_init() } else { log.try_init() };
     drop(started);
+}
+
+/// A plain level is about Steersman. openraft tells every failed heartbeat to a dead peer, many a second: only its errors are
+/// shown, until somebody asks for more.
+fn directives(level: &str) -> String {
+    match level {
+        "debug" => "debug,openraft=info,h2=info,hyper=info,tonic=info,tower=info,sled=info".to_owned(),
+        "error" | "warn" | "info" => format!("{level},openraft=error"),
+        other => other.to_owned(),
+    }
 }
 
 /// Runs a master until it is told to end.
