@@ -39,9 +39,12 @@ fn a_good_file_needs_three_things_and_gets_every_default() {
     assert!(config.warnings().is_empty());
 }
 
-#[test]
-fn p15_bad_files_are_told_line_key_and_remedy() {
-    let table = [
+/// What a file says, and a part of what is said about it.
+type Case = (String, &'static str);
+
+/// Keys, types, ranges and pairs of values.
+fn bad_keys_and_values() -> Vec<Case> {
+    vec![
         (with("node_id = 2\n"), "m.toml:3: not valid TOML: duplicate key"),
         ("node_id = 1\ndata_dir = \n".to_owned(), "m.toml:2: not valid TOML: "),
         (with("nod_id = 3\n"), "m.toml:1: nod_id: unknown key; did you mean \"node_id\"?"),
@@ -81,6 +84,12 @@ fn p15_bad_files_are_told_line_key_and_remedy() {
         (and("[log]\nlevel = \"loud\""), "log.level: \"loud\" is not one of error, warn, info, debug, trace"),
         (with("log = 3\n"), "m.toml:1: log: the number 3 where a table belongs: write [log]"),
         (with("cluster = \"a b\"\n"), "m.toml:1: cluster: must be 1 to 64 letters, digits, '-', '_' or '.'"),
+    ]
+}
+
+/// Listeners, addresses and the initial masters.
+fn bad_addresses_and_masters() -> Vec<Case> {
+    vec![
         (and("[listen]\napi = \"7400\""), "listen.api: \"7400\" is not host:port"),
         (and("[listen]\napi = \"127.0.0.1:74000\""), "listen.api: \"127.0.0.1:74000\" is not host:port"),
         (
@@ -133,8 +142,12 @@ fn p15_bad_files_are_told_line_key_and_remedy() {
             "node_id = 1\ndata_dir = \"data\"\nmasters = 3".to_owned(),
             "m.toml:3: masters: the number 3 where a list of tables belongs: write [[masters]]",
         ),
-    ];
-    for (text, expected) in table {
+    ]
+}
+
+#[test]
+fn p15_bad_files_are_told_line_key_and_remedy() {
+    for (text, expected) in bad_keys_and_values().into_iter().chain(bad_addresses_and_masters()) {
         let said = problems(&text);
         assert!(said.contains(expected), "wanted: {expected}\nsaid: {said}\nfile:{text}");
     }

@@ -81,7 +81,8 @@ fn filter(change: impl FnOnce(&mut pb::TaskFilter)) -> Result<(), Status> {
 
 type Case = (Result<(), Status>, &'static str, &'static str);
 
-fn bad_specs() -> Vec<Case> {
+/// Groups, and the work of a spec.
+fn bad_work() -> Vec<Case> {
     let groups = |n: usize, count| vec![pb::TaskGroup { spec: Some(command(&["true"])), count }; n];
     vec![
         (submit_in(Vec::new(), &limits()).map(drop), "groups", "is empty: give at least one group"),
@@ -124,6 +125,12 @@ fn bad_specs() -> Vec<Case> {
             "groups[0].spec",
             "bytes, the limit is 1048576: put large input into a file",
         ),
+    ]
+}
+
+/// What a spec says besides the work itself.
+fn bad_terms() -> Vec<Case> {
+    vec![
         (spoilt(|s| s.name = "n".repeat(257)), "groups[0].spec.name", "257 bytes, the limit is 256: shorten it"),
         (spoilt(|s| s.name = "a\nb".into()), "groups[0].spec.name", "contains a control character"),
         (spoilt(|s| s.priority = 1_001), "groups[0].spec.priority", "1001 is out of range: allowed is -1000 to 1000"),
@@ -238,7 +245,7 @@ fn other_bad_requests() -> Vec<Case> {
 
 #[test]
 fn p15_bad_requests_name_the_field_the_limit_and_the_remedy() {
-    for (result, field, problem) in bad_specs().into_iter().chain(other_bad_requests()) {
+    for (result, field, problem) in bad_work().into_iter().chain(bad_terms()).chain(other_bad_requests()) {
         let status = result.expect_err(&format!("{field}: {problem}"));
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
         let violations = status.get_details_bad_request().unwrap().field_violations;
