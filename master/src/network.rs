@@ -4,7 +4,7 @@
 //! large append never delays a heartbeat; a channel that timed out is dropped, because a lost segment can wedge HTTP/2;
 //! every stream opens with who speaks to whom in which cluster. Connect errors and time-outs are `Unreachable`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,12 +64,14 @@ struct PeersInner {
     net: Arc<dyn Net>,
     channels: Mutex<BTreeMap<(String, Purpose), Channel>>,
     addresses: Mutex<BTreeMap<u64, Vec<String>>>,
+    /// Peers that did not answer when they were last asked: so that each change is told once.
+    silent: Mutex<BTreeSet<u64>>,
 }
 
 impl Peers {
     /// Peers of master `from` in `cluster`, reached through `net`.
     pub fn new(cluster: String, from: u64, net: Arc<dyn Net>) -> Self {
-        Self(Arc::new(PeersInner { cluster, from, net, channels: Mutex::default(), addresses: Mutex::default() }))
+        Self(Arc::new(PeersInner { cluster, from, net, channels: Mutex::default(), addresses: Mutex::default(), silent: Mutex::default() }))
     }
 
     /// Notes where a peer's Raft listener may be; the newest word is tried first. A peer is its id and its data, not its
@@ -85,6 +87,18 @@ impl Peers {
     /// Where to try a peer's Raft listener next.
     pub fn raft_address(&self, id: u64) -> Option<String> {
         self.0.addresses.lock().get(&id).and_then(|known| known.first().cloned())
+    }
+
+    fn answered(&self, id: u64) {
+        if self.0.silent.lock().remove(&id) {
+            tracing::info!(master = id, "the master answers again");
+        }
+    }
+
+    fn did_not_answer(&self, id: u64, why: &str) {
+        if self.0.silent.lock().insert(id) {
+            tracing::warn!(master = id, why, "the master does not answer");
+        }
     }
 
     fn try_next_address(&self, id: u64, failed: &str) {
@@ -162,6 +176,16 @@ impl RaftNetworkFactory<C> for Peers {
     }
 }
 
+/// A status and the innermost reason that its source gives: the message alone is often only "transport error".
+fn short(status: &tonic::Status) -> String {
+    let mut innermost: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    while let Some(next) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(next);
+    }
+    let reason = innermost.map(|error| format!(" ({error})")).unwrap_or_default();
+    format!("{}: {}{reason}", status.code(), status.message())
+}
+
 /// One peer, for one purpose.
 pub struct Peer {
     peers: Peers,
@@ -191,8 +215,11 @@ impl Peer {
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Unreachable<C>> {
         match tokio::time::timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.failed(purpose, status.to_string())),
+            Ok(Ok(response)) => {
+                self.peers.answered(self.target);
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => Err(self.failed(purpose, short(&status))),
             Err(_) => Err(self.failed(purpose, format!("no answer within {limit:?}"))),
         }
     }
@@ -201,6 +228,7 @@ impl Peer {
         let address = self.address();
         self.peers.drop_channel(&address, purpose);
         self.peers.try_next_address(self.target, &address);
+        self.peers.did_not_answer(self.target, &what);
         Unreachable::from_string(format!("master {} at {address}: {what}", self.target))
     }
 
@@ -273,6 +301,11 @@ impl NetStreamAppend<C> for Peer {
         S: Stream<Item = AppendEntriesRequest<C>> + Send + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft's backoff is a wait inside of `input`: whoever dials first and asks for requests afterwards never
+            // comes to it, and dials a dead peer a thousand times a second.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            let input = futures::stream::once(std::future::ready(first)).chain(input);
             let sent = Arc::new(AtomicU64::new(0));
             let outgoing = outgoing_appends(input, self.peers.header(self.target), sent.clone());
             let mut client = self.client(self.purpose);
@@ -334,7 +367,7 @@ impl Answers<'_> {
         loop {
             match tokio::time::timeout(APPEND_SILENCE_MAX, self.incoming.message()).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(status)) => return Err(self.peer.failed(self.peer.purpose, status.to_string())),
+                Ok(Err(status)) => return Err(self.peer.failed(self.peer.purpose, short(&status))),
                 Err(_) if self.sent.load(Ordering::Relaxed) <= self.received => {} // idle: nothing is owed
                 Err(_) => {
                     let silence = format!("an append was not answered within {APPEND_SILENCE_MAX:?}");
