@@ -44,11 +44,16 @@ pub struct Cli {
 impl Cluster {
     /// The command line, told of all masters.
     pub fn cli(&self) -> Cli {
-        Cli { addresses: self.addresses(), place: place_of(self.folder()) }
+        Cli::new(self.addresses(), self.folder())
     }
 }
 
 impl Cli {
+    /// A command line that is told of these masters; `place` marks its processes.
+    pub fn new(addresses: Vec<String>, place: &std::path::Path) -> Self {
+        Self { addresses, place: place_of(place) }
+    }
+
     /// Runs `steersman ARGS`.
     ///
     /// # Panics

@@ -277,14 +277,18 @@ impl Cluster {
         std::fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("cannot wipe {}: {error}", data.display()));
     }
 
-    /// Makes and starts a blank master that waits to be added.
+    /// Makes and starts a blank master that waits to be added, and waits until it answers.
     ///
     /// # Panics
     /// If that cannot be done.
-    pub fn start_blank_master(&mut self, id: u64) {
+    pub async fn start_blank_master(&mut self, id: u64) {
         let made = self.put_master(id).map(|_| ()).and_then(|()| self.write_config(&self.masters[&id], &[]));
         made.unwrap_or_else(|error| panic!("{error:#}"));
         self.start_master(id);
+        until(&format!("master {id} to answer"), PATIENCE, async || {
+            self.info_of(id).await.map(drop).ok_or_else(|| "no answer".to_owned())
+        })
+        .await;
     }
 
     /// Gives a stopped master other addresses, in its own configuration alone.

@@ -34,8 +34,10 @@ pub fn binary() -> Result<PathBuf> {
         return if path.is_file() { Ok(path) } else { bail!("{BIN} names {}, which is not a file", path.display()) };
     }
     let own = std::env::current_exe().context("where is this test?")?;
-    // target/<profile>/deps/test-…  or  target/<profile>/examples/…
-    let profile = own.parent().and_then(Path::parent).context("the test lies in no folder")?;
+    // target/<profile>/deps/test-…  or  target/<profile>/examples/…; a program of ours lies next to the binary itself.
+    let folder = own.parent().context("the test lies in no folder")?;
+    let inner = ["deps", "examples"].iter().any(|name| folder.ends_with(name));
+    let profile = if inner { folder.parent().unwrap_or(folder) } else { folder };
     let path = profile.join("steersman");
     if !path.is_file() {
         bail!("there is no {}: build it first, with `cargo build -p steersman`, or name it in {BIN}", path.display());

@@ -56,7 +56,7 @@ async fn p13_a_wiped_follower_is_refused_under_its_old_id_and_replaced_under_a_n
         assert!(ended.text.contains(words), "{words:?} is missing in: {}", ended.text);
     }
     client.remove_master(wiped).await.unwrap();
-    cluster.start_blank_master(4);
+    cluster.start_blank_master(4).await;
     add_and_promote(&mut cluster, &client, 4).await;
     let info = client.info().await.unwrap();
     let mut wanted: Vec<(u64, bool)> = (1..=4).filter(|id| *id != wiped).map(|id| (id, true)).collect();
@@ -85,7 +85,7 @@ async fn p13_a_blank_master_joins_from_a_snapshot_of_a_log_that_was_purged() {
         if info.snapshot_index > 100 { Ok(()) } else { Err(format!("snapshot at {}", info.snapshot_index)) }
     })
     .await;
-    cluster.start_blank_master(4);
+    cluster.start_blank_master(4).await;
     add_and_promote(&mut cluster, &client, 4).await;
     let http = cluster.master(4).addresses().http;
     let installed = steersman_chaos_tests::http::metric(&http, "steersman_raft_snapshots_installed_total").await;
