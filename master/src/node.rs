@@ -511,6 +511,7 @@ fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, 
 pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peers: Peers, view: watch::Sender<LeaderView>) {
     let mut metrics = raft.server_metrics();
     let mut reign = throne.watch();
+    let mut told = BTreeMap::new();
     loop {
         let (now, members) = {
             let seen = metrics.borrow_watched();
@@ -522,8 +523,12 @@ pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peer
             let leader = leader.and_then(|leader| members.iter().find(|member| member.id == leader).cloned());
             (LeaderView { term, leader }, members)
         };
-        for member in members.iter().filter(|member| member.id != id && peers.raft_address(member.id).is_none()) {
-            peers.learn(member.id, &member.raft);
+        for member in members.into_iter().filter(|member| member.id != id) {
+            // Once for each change: what is told again would push aside an address that was found to work.
+            if told.get(&member.id) != Some(&member.raft) {
+                peers.learn(member.id, &member.raft);
+                told.insert(member.id, member.raft);
+            }
         }
         view.send_if_modified(|old| {
             let changed = *old != now;
