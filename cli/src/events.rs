@@ -191,7 +191,8 @@ fn text(event: &Event) -> String {
         Some(Kind::TaskRetrying(e)) => format!("task {} in {}", e.task_id, units::short(e.delay_ms)),
         Some(Kind::WorkerChanged(e)) => {
             let why = if e.reason.is_empty() { String::new() } else { format!(": {}", e.reason) };
-            format!("worker {} ({}) {}{why}", e.worker_id, e.name, e.change)
+            let name = if e.name.is_empty() { String::new() } else { format!(" ({})", e.name) };
+            format!("worker {}{name} {}{why}", e.worker_id, e.change)
         }
         Some(Kind::WorkerLoad(e)) => {
             let word = match (e.overloaded, e.underloaded) {

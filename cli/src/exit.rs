@@ -7,7 +7,7 @@ use serde_json::json;
 use steersman_client::codes::{self, Code};
 use steersman_client::{Asked, Class, Error};
 
-use crate::context::Ctx;
+use crate::context::{Ctx, Origin};
 
 /// Everything went well.
 pub const OK: i32 = 0;
@@ -222,7 +222,10 @@ impl From<std::io::Error> for Failure {
 pub fn finish(ctx: &Ctx, outcome: Outcome) -> i32 {
     match outcome {
         Ok(()) => OK,
-        Err(failure) => {
+        Err(mut failure) => {
+            if failure.code == codes::UNREACHABLE.id && ctx.addresses().1 == Origin::Default {
+                failure.hint = "start a cluster: steersman dev; or name a master: --address HOST:PORT".to_owned();
+            }
             failure.print(ctx.output.is_json(), |text| ctx.paint_err(text, "31;1"));
             failure.exit
         }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use steersman_client::v1::{MasterAddress, MasterInfo, MembershipResponse};
-use steersman_client::{Client, Error};
+use steersman_client::{Client, Error, codes};
 
 use crate::context::Ctx;
-use crate::exit::{Failure, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::status::Picture;
 use crate::table::{Column, Row, col, print_list, print_one};
 use crate::{units, views};
@@ -209,7 +209,15 @@ async fn step_down(ctx: &Ctx, args: &StepDownArgs) -> Outcome {
         ("term", leader.term.to_string()),
         ("took", units::short(answer.took_ms)),
     ];
-    print_one(ctx, &address.id.to_string(), &fields, &json)
+    print_one(ctx, &address.id.to_string(), &fields, &json)?;
+    match args.to {
+        Some(to) if to != address.id => {
+            let message = format!("master {} leads now, not master {to}", address.id);
+            let failure = Failure::coded(exit::REFUSED, &codes::FAILED_PRECONDITION, message);
+            Err(failure.hint(format!("see whether master {to} answers and has caught up: steersman status")))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn add(ctx: &Ctx, args: &AddArgs) -> Outcome {

@@ -129,7 +129,7 @@ fn conclude(ctx: &Ctx, task: &Task) -> Outcome {
 fn why(task: &Task) -> String {
     let message = task.attempts.last().map(|attempt| attempt.message.clone()).filter(|message| !message.is_empty());
     match message {
-        Some(message) if message != task.reason => format!("{} ({message})", task.reason),
+        Some(message) if !task.reason.contains(&message) => format!("{} ({message})", task.reason),
         _ => task.reason.clone(),
     }
 }

@@ -227,7 +227,7 @@ pub fn term(info: &InfoResponse) -> u64 {
     info.leader.as_ref().map_or(0, |leader| leader.term)
 }
 
-const MASTERS: [Column; 11] = [
+const MASTERS: [Column; 12] = [
     col("MASTER").right(),
     col("ADDRESS"),
     col("ROLE"),
@@ -239,6 +239,7 @@ const MASTERS: [Column; 11] = [
     col("UPTIME").right(),
     col("SNAPSHOT").right().wide(),
     col("VERSION").wide(),
+    col("NOTE"),
 ];
 
 fn master_row(seen: &Seen, furthest: u64) -> Row {
@@ -259,7 +260,10 @@ fn master_row(seen: &Seen, furthest: u64) -> Row {
         ],
         Err(error) => {
             let why = error.asked().first().map_or_else(|| error.message().to_owned(), |asked| asked.answer.clone());
-            vec![id.clone(), seen.address.clone(), format!("unreachable ({why})")]
+            let mut cells = vec![id.clone(), seen.address.clone(), "unreachable".to_owned()];
+            cells.resize(MASTERS.len() - 1, String::new());
+            cells.push(why);
+            cells
         }
     };
     Row { id, cells, json: Value::Null }

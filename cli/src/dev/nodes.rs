@@ -11,7 +11,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::state::DevNode;
 use crate::exit::{Failure, Outcome};
@@ -160,6 +160,8 @@ pub struct Node {
     /// Its process id.
     pub pid: u32,
     child: Child,
+    /// Held open as long as this value lives; waiting for the child would close it otherwise.
+    _stdin: Option<ChildStdin>,
 }
 
 impl Node {
@@ -174,7 +176,7 @@ impl Node {
         let errors = output.try_clone().map_err(|error| cannot("write the log", error))?;
         let program = std::env::current_exe().map_err(|error| cannot("find this program", error))?;
         let role = if place.master_id.is_some() { "master" } else { "worker" };
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args([role, "start", "--exit-with-parent", "--config"])
             .arg(config_file(dir, place))
             .stdin(Stdio::piped())
@@ -184,7 +186,8 @@ impl Node {
             .kill_on_drop(false)
             .spawn()
             .map_err(|error| cannot("start a process", error))?;
-        Ok(Self { place: place.clone(), log, pid: child.id().unwrap_or(0), child })
+        let stdin = child.stdin.take();
+        Ok(Self { place: place.clone(), log, pid: child.id().unwrap_or(0), child, _stdin: stdin })
     }
 
     /// For the state file.

@@ -73,14 +73,27 @@ impl<'a> Follow<'a> {
 
     async fn look_until_finished(&self, sender: watch::Sender<Task>) -> Outcome<Task> {
         let mut wait_ms = LOOK_MS.0;
+        let mut lost = false;
         loop {
             if views::is_finished(sender.borrow().state) {
                 return Ok(sender.borrow().clone());
             }
             match self.look(wait_ms).await {
-                Ok(task) => drop(sender.send_replace(task)),
+                Ok(task) => {
+                    if std::mem::take(&mut lost) {
+                        self.ctx.warn(format!(
+                            "masters answer again; task {} is {}",
+                            self.id,
+                            views::task_state(task.state)
+                        ));
+                    }
+                    drop(sender.send_replace(task));
+                }
+                // Said once, however long it lasts.
                 Err(failure) if failure.exit == crate::exit::UNAVAILABLE => {
-                    self.ctx.warn(format!("{}; still waiting for task {}", failure.message, self.id));
+                    if !std::mem::replace(&mut lost, true) {
+                        self.ctx.warn(format!("{}; still waiting for task {}", failure.message, self.id));
+                    }
                 }
                 Err(failure) => return Err(failure),
             }
