@@ -1,6 +1,7 @@
 //! What the core costs by itself, without log, disk and network: time per task from submit to report, and memory.
 //!
-//! Run it in a release build: `cargo run --release -p steersman-state --example cost`.
+//! Figures, not a verdict, so nothing runs it by itself:
+//! `cargo test --release -p steersman-state --test cost -- --ignored --nocapture`.
 #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::sync::Arc;
@@ -98,7 +99,9 @@ fn cycle(pending: u32, fleet: u32, capacity: u32) -> f64 {
     busy.as_secs_f64() * 1e6 / f64::from(done)
 }
 
-fn main() {
+#[test]
+#[ignore = "prints figures that mean something in a release build only"]
+fn what_the_core_costs() {
     memory();
     for (pending, fleet, capacity) in [(10_000, 2, 1_000), (300_000, 2, 1_000), (1_000_000, 10_000, 4)] {
         println!("{pending} pending, {fleet} workers: {:.2} us a task", cycle(pending, fleet, capacity));
