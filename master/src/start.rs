@@ -159,7 +159,7 @@ impl Parts {
         let initial = initial_masters(&config);
         bootstrap::settle(&myself, &initial, (blank, config.join), &raft, &peers, &gate).await?;
         if config.raft.fast_takeover {
-            takeover::watch(config.node_id, raft.clone(), peers.clone(), world.net.clone(), &self.surroundings.raft);
+            takeover::watch(config.node_id, raft.clone(), peers.clone(), &world, &self.surroundings.raft);
         }
         self.surroundings.api.spawn(bootstrap::announce(myself, node.clone()));
         Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, control })

@@ -8,12 +8,13 @@
 //!
 //! Leases protect only lease reads, which are not used here.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
-use steersman_world::{Net, Spawner};
+use steersman_world::{BoxIo, Clock, Net, Spawner, World};
 use tokio::io::AsyncReadExt as _;
 
 use crate::network::Peers;
@@ -22,14 +23,25 @@ use crate::wire::Vote;
 
 /// How long a survivor waits for each one of better rank: a vote round with its syncs on a LAN.
 const RANK_DELAY: Duration = Duration::from_millis(40);
-/// Between looks at a leader that can't be watched (unreachable, or just changed).
-const REWATCH_DELAY: Duration = Duration::from_millis(50);
+/// Between a broken connection and the next look.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// Between looks at a leader that can't be watched: unreachable, or it closes what it accepts.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// A connection that lasted so long was a real one.
+const LIVED_LONG: Duration = Duration::from_secs(1);
 /// A connect to a dead process on a living host is refused in well under this.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Watches whoever leads, for as long as this master runs.
-pub fn watch(id: u64, raft: RaftHandle, peers: Peers, net: Arc<dyn Net>, spawner: &Spawner) {
-    spawner.spawn(Watcher { id, raft, peers, net }.run());
+pub fn watch(id: u64, raft: RaftHandle, peers: Peers, world: &World, spawner: &Spawner) {
+    let (net, clock) = (world.net.clone(), world.clock.clone());
+    spawner.spawn(Watcher { id, raft, peers, net, clock }.run());
+}
+
+/// Resolves when the other end closes or breaks the connection. What it says (an HTTP/2 greeting) is of no interest.
+async fn closed(mut io: BoxIo) {
+    let mut greeting = [0; 64];
+    while io.read(&mut greeting).await.is_ok_and(|read| read > 0) {}
 }
 
 struct Watcher {
@@ -37,6 +49,7 @@ struct Watcher {
     raft: RaftHandle,
     peers: Peers,
     net: Arc<dyn Net>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Watcher {
@@ -49,35 +62,55 @@ impl Watcher {
             };
             match leader {
                 Some(leader) if leader != self.id && vote.committed => self.watch_leader(leader, vote).await,
-                _ if metrics.changed().await.is_err() => return,
                 _ => {}
+            }
+            if self.down() {
+                return;
+            }
+            if metrics.borrow_watched().vote == vote && metrics.borrow_watched().current_leader == leader {
+                tokio::select! {
+                    changed = metrics.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(PAUSE_MAX) => {}
+                }
             }
         }
     }
 
-    /// Returns when the leader changed, or its connection broke.
+    /// Raft does not run (any more).
+    fn down(&self) -> bool {
+        self.raft.metrics().borrow_watched().running_state.is_err()
+    }
+
+    /// Watches one leader's process until somebody else holds the office, or it died and its office was asked for.
     async fn watch_leader(&self, leader: u64, vote: Vote) {
-        let Some(address) = self.peers.raft_address(leader) else {
-            return tokio::time::sleep(REWATCH_DELAY).await;
-        };
-        let Ok(Ok(mut io)) = tokio::time::timeout(CONNECT_TIMEOUT, self.net.connect(address.clone())).await else {
-            return tokio::time::sleep(REWATCH_DELAY).await;
-        };
-        let mut byte = [0];
-        loop {
-            tokio::select! {
-                read = io.read(&mut byte) => match read {
-                    Ok(n) if n > 0 => {} // the HTTP/2 server's greeting: of no interest
-                    _ => break,
-                },
-                () = self.office_changed(vote) => return,
+        let mut alive = false;
+        let mut pause = PAUSE_MIN;
+        while self.raft.server_metrics().borrow_watched().vote == vote {
+            match self.connect(leader).await {
+                Ok(io) => {
+                    alive = true;
+                    let since = self.clock.now();
+                    tokio::select! {
+                        () = closed(io) => {}
+                        () = self.office_changed(vote) => return,
+                    }
+                    // A dying process closes its sockets one after the other: its listener may live a moment longer than
+                    // this connection. So the next look comes at once, and looks that end quickly grow rarer.
+                    pause = if self.clock.now() - since > LIVED_LONG { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+                }
+                Err(error) if alive && error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return self.take_over(leader, vote).await;
+                }
+                Err(_) => pause = PAUSE_MAX,
             }
+            tokio::time::sleep(pause).await;
         }
-        if self.refuses(address).await {
-            self.take_over(leader, vote).await;
-        } else {
-            tokio::time::sleep(REWATCH_DELAY).await;
-        }
+    }
+
+    async fn connect(&self, leader: u64) -> io::Result<BoxIo> {
+        let address = self.peers.raft_address(leader).ok_or(io::ErrorKind::NotFound)?;
+        let connecting = self.net.connect(address);
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn office_changed(&self, vote: Vote) {
@@ -87,11 +120,6 @@ impl Watcher {
                 return;
             }
         }
-    }
-
-    async fn refuses(&self, address: String) -> bool {
-        let again = tokio::time::timeout(CONNECT_TIMEOUT, self.net.connect(address)).await;
-        matches!(again, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
     }
 
     async fn take_over(&self, leader: u64, vote: Vote) {
