@@ -86,21 +86,7 @@ impl State {
 
     /// A fingerprint of everything: xxh3-128 over the snapshot's bytes. Equal on all masters at an equal applied index.
     pub fn digest(&self) -> u128 {
-        struct Hasher(xxhash_rust::xxh3::Xxh3);
-        impl Write for Hasher {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.update(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut hasher = Hasher(xxhash_rust::xxh3::Xxh3::new());
-        // Hashing can't fail; and if encoding ever did, the digest of a part would differ from none.
-        let written = self.image().write(&mut hasher);
-        debug_assert!(written.is_ok());
-        hasher.0.digest128()
+        self.image().digest()
     }
 
     /// Reads a snapshot.
@@ -125,6 +111,25 @@ impl Image {
     /// The log index that it stands at.
     pub fn applied_index(&self) -> u64 {
         self.head.applied_index
+    }
+
+    /// [`State::digest`] of the state that it was taken from: to be computed while that goes on.
+    pub fn digest(&self) -> u128 {
+        struct Hasher(xxhash_rust::xxh3::Xxh3);
+        impl Write for Hasher {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut hasher = Hasher(xxhash_rust::xxh3::Xxh3::new());
+        // Hashing can't fail; and if encoding ever did, the digest of a part would differ from none.
+        let written = self.write(&mut hasher);
+        debug_assert!(written.is_ok());
+        hasher.0.digest128()
     }
 
     /// Writes the whole stream.

@@ -24,6 +24,23 @@ fn same(a: &Applied, b: &Applied) -> bool {
     (&a.replies, &a.effects, &a.events, a.time_ms) == (&b.replies, &b.effects, &b.events, b.time_ms)
 }
 
+/// No read panics, whatever is asked.
+fn look_everywhere(state: &State) {
+    let ends = [0, 1, state.last_task_id().0, state.last_task_id().0 + 1, u64::MAX];
+    for (low, high) in ends.into_iter().flat_map(|low| ends.map(|high| (low, high))) {
+        let (id_from, id_to) = (Some(TaskId(low)), Some(TaskId(high)));
+        let filter = TaskFilter { id_from, id_to, ..TaskFilter::default() };
+        for (cursor, newest_first) in [(None, true), (id_from, false), (id_to, true), (id_to, false)] {
+            state.list_tasks(&filter, cursor, newest_first, low as usize);
+        }
+        state.tally(TaskId(low), high);
+        state.events_from(low, high as usize);
+        state.list_workers(Some(WorkerId(low)), high as usize);
+        state.explain(TaskId(low));
+        state.outstanding(WorkerId(low));
+    }
+}
+
 /// What an observer of the views may never see broken.
 #[derive(Default)]
 struct Shadow {
@@ -52,6 +69,7 @@ impl Shadow {
                 _ => {}
             }
         }
+        look_everywhere(state);
         self.finals(state);
         self.remember(state, batch, applied);
     }

@@ -2,8 +2,7 @@
 //!
 //! What always holds: one entry's share of this work is bounded; what is left is due at once in the next.
 
-use crate::effect::Event;
-use crate::effect::LoadLevel;
+use crate::effect::{Event, LoadLevel};
 use crate::ids::WorkerId;
 use crate::registry::Worker;
 use crate::state::{LOAD_HOLD_MS, state_count};
