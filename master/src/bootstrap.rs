@@ -86,9 +86,10 @@ async fn form(
     raft: &RaftHandle,
     peers: &Peers,
 ) -> Result<(), NodeError> {
-    for round in 0_u32.. {
+    let mut round = 0_u32;
+    loop {
         let answers = ask_all(myself, initial, peers).await;
-        for (peer, answer) in answers.iter().filter(|(_, answer)| answer.initialized) {
+        if let Some((peer, answer)) = answers.iter().find(|(_, answer)| answer.initialized) {
             return recognised(myself, *peer, answer);
         }
         let waiting: Vec<u64> =
@@ -96,12 +97,12 @@ async fn form(
         if waiting.is_empty() {
             return initialize(myself, initial, &answers, raft).await;
         }
-        if round % TELL_EVERY == 0 {
+        if round.is_multiple_of(TELL_EVERY) {
             tracing::info!(?waiting, "waiting for the other initial masters: the first start needs all of them");
         }
+        round = round.wrapping_add(1);
         tokio::time::sleep(ASK_EVERY).await;
     }
-    Ok(())
 }
 
 /// An existing cluster: does it know this very data directory?

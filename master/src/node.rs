@@ -189,6 +189,7 @@ impl ApplyObserver for Listening {
             && reign.term == term
         {
             reign.post(&applied.effects);
+            reign.count(&applied.events);
         }
         self.waiters.observe(&applied.events);
         self.applied.send_replace(index);
@@ -334,11 +335,14 @@ impl Node {
     pub fn status(&self) -> NodeStatus {
         let seen = self.raft.metrics().borrow_watched().clone();
         let members = members(&seen);
-        let leader = members.iter().find(|member| member.leader).map(|member| member.addr.clone());
         let member = members.iter().any(|member| member.addr.id == self.id);
         let quorum_ack_age_ms = self.quorum_age_ms();
+        let recent = quorum_ack_age_ms <= READY_ACK_AGE_MS;
         let leads = seen.state == ServerState::Leader;
-        let ready = leader.is_some() && (!leads || (quorum_ack_age_ms <= READY_ACK_AGE_MS && self.reign().is_some()));
+        // A follower whose leader died goes on naming it until there is another: after a while that is no leader.
+        let leader = members.iter().find(|member| member.leader && (leads || recent));
+        let leader = leader.map(|member| member.addr.clone());
+        let ready = leader.is_some() && recent && (!leads || self.reign().is_some());
         NodeStatus {
             role: role(seen.state, member),
             term: seen.current_term,

@@ -61,8 +61,9 @@ impl SessionRpc for SessionApi {
         session.send(Outgoing::Message(Say::Welcome(welcome)));
         reign.open_session(session.clone());
         // Registered first, looked up second: an effect that comes in between is sent twice rather than never.
+        let now = self.node.world.clock.now();
         for effect in self.node.state.read().outstanding(opened.worker) {
-            session.send(Outgoing::Effect(effect));
+            session.send(Outgoing::Effect(effect, now));
         }
         let (close, closed) = oneshot::channel();
         let listener = Listener { reign: reign.clone(), session, incarnation: opening.incarnation };
@@ -95,7 +96,7 @@ async fn register(
         let message = format!("this is cluster {cluster:?}; the worker belongs to {:?}", hello.cluster_id);
         return Err(super::status::status(steersman_proto::codes::WRONG_CLUSTER, message));
     }
-    let opening = convert::open_session_in(hello)?;
+    let opening = convert::open_session_in(hello, node.config.workers.heartbeat_ms)?;
     let command = Command::OpenSession(opening.clone());
     let committed = reign.office().proposer.propose(None, command).await.map_err(|error| status_of_propose(&error))?;
     match committed.reply {
@@ -154,14 +155,31 @@ impl Sender {
             _ = &mut self.closed => return None,
             taken = self.queue.recv_many(&mut chunk, PACK_MAX) => if taken == 0 { return None },
         }
+        self.count(&chunk);
         // A worker that is no longer believed must not go on with acknowledged heartbeats: its stream ends, and its next
         // Hello tells it what to drop.
-        self.done = chunk.iter().any(|outgoing| matches!(outgoing, Outgoing::Effect(Effect::EndSession { .. })));
+        self.done = chunk.iter().any(|outgoing| matches!(outgoing, Outgoing::Effect(Effect::EndSession { .. }, _)));
         let mut messages: Vec<_> = pack(chunk).into_iter().map(Ok).collect();
         if self.done {
             messages.push(Err(Status::aborted("this worker was declared gone: open a new session")));
         }
         Some((messages, self))
+    }
+}
+
+impl Sender {
+    /// Tells the metrics what goes out now, and how long the oldest of it waited since it was applied.
+    fn count(&self, chunk: &[Outgoing]) {
+        let run = |outgoing: &Outgoing| match outgoing {
+            Outgoing::Effect(Effect::StartRun(_), applied) => Some(*applied),
+            _ => None,
+        };
+        let mut runs = chunk.iter().filter_map(run);
+        if let Some(oldest) = runs.next() {
+            let office = self.reign.office();
+            office.metrics.dispatch(office.world.clock.now() - oldest);
+            office.metrics.runs_sent(1 + runs.count() as u64);
+        }
     }
 }
 
@@ -172,7 +190,7 @@ fn pack(chunk: Vec<Outgoing>) -> Vec<pb::MasterMessage> {
     let mut last_spec: Option<Arc<steersman_state::task::TaskSpec>> = None;
     for outgoing in chunk {
         match outgoing {
-            Outgoing::Effect(Effect::StartRun(run)) => {
+            Outgoing::Effect(Effect::StartRun(run), _) => {
                 if !last_spec.as_ref().is_some_and(|last| Arc::ptr_eq(last, &run.spec)) {
                     assign.specs.push(convert::spec_out(&run.spec));
                     last_spec = Some(run.spec.clone());
@@ -208,16 +226,16 @@ fn flush(
 fn single(outgoing: Outgoing) -> Option<Say> {
     match outgoing {
         Outgoing::Message(kind) => Some(kind),
-        Outgoing::Effect(Effect::CancelRun { token, .. }) => Some(Say::Cancel(pb::CancelTasks { tokens: vec![token.0] })),
-        Outgoing::Effect(Effect::PushConfig { config, .. }) => Some(Say::UpdateConfig(pb::UpdateConfig {
+        Outgoing::Effect(Effect::CancelRun { token, .. }, _) => Some(Say::Cancel(pb::CancelTasks { tokens: vec![token.0] })),
+        Outgoing::Effect(Effect::PushConfig { config, .. }, _) => Some(Say::UpdateConfig(pb::UpdateConfig {
             version: config.version,
             capacity: config.capacity,
             heartbeat_ms: config.heartbeat_ms,
             labels: convert::labels_out(&config.labels),
         })),
-        Outgoing::Effect(Effect::ShutdownWorker { now, .. }) => Some(Say::Shutdown(pb::Shutdown { now, deadline_ms: 0 })),
+        Outgoing::Effect(Effect::ShutdownWorker { now, .. }, _) => Some(Say::Shutdown(pb::Shutdown { now, deadline_ms: 0 })),
         // EndSession ends the stream, see Sender::next; StartRun is packed.
-        Outgoing::Effect(Effect::EndSession { .. } | Effect::StartRun(_)) => None,
+        Outgoing::Effect(Effect::EndSession { .. } | Effect::StartRun(_), _) => None,
     }
 }
 
@@ -263,6 +281,7 @@ impl Listener {
     }
 
     fn heartbeat(&self, heartbeat: pb::Heartbeat) {
+        self.reign.office().metrics.heartbeat();
         if let Some(load) = heartbeat.load {
             self.session.note_load(load);
         }
@@ -272,6 +291,7 @@ impl Listener {
     /// Commits reports, then acknowledges them. The worker repeats what is not acknowledged, so this may give up.
     async fn reports(self: Arc<Self>, reports: pb::Reports) {
         let (accepted, ack) = convert::reports_in(reports);
+        self.reign.office().metrics.reports(accepted.len() as u64);
         if !accepted.is_empty() {
             let (worker, incarnation) = (self.session.worker, self.incarnation);
             let command = Command::Reports { worker, incarnation, reports: accepted };

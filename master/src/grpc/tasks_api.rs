@@ -18,6 +18,7 @@ use super::convert::{self, LogQuestion, PageOf, PageRequest};
 use super::forward::{Edge, Hop};
 use super::reading::list_tasks;
 use super::status::{status, status_of_session};
+use crate::leader::streams::LogAsk;
 use crate::node::Node;
 
 /// Tasks that are looked at under one read lock.
@@ -91,7 +92,8 @@ impl TasksApi {
         let view = self.node().state.read().task(question.task);
         let attempt = attempt_of(view.as_ref().ok_or_else(|| no_task(question.task))?, question.attempt)?;
         let LogQuestion { stderr, offset, max_bytes, wait_ms, .. } = question;
-        let piece = reign.read_log(attempt.worker, attempt.token, stderr, offset, max_bytes, wait_ms).await;
+        let ask = LogAsk { stderr, offset, max_bytes, wait_ms };
+        let piece = reign.read_log(attempt.worker, attempt.token, ask).await;
         let piece = piece.map_err(|error| status_of_session(&error))?;
         Ok(pb::ReadLogResponse {
             data: piece.data,

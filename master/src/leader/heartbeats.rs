@@ -61,7 +61,7 @@ async fn judge(reign: &Reign, worker: WorkerId, incarnation: u64, session: u64) 
     tracing::warn!(%worker, incarnation, "the worker's lease ran out");
     let verdict = Command::WorkerLost { worker, incarnation, session };
     match reign.office.proposer.propose(None, verdict).await {
-        Ok(_) => reign.office.metrics.worker_lost("lease"),
+        Ok(_) => {}
         Err(error) => tracing::warn!(%worker, %error, "declaring the worker lost failed; trying again"),
     }
 }

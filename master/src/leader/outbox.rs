@@ -3,8 +3,9 @@
 //! What always holds: nothing here is the only record of anything. A worker without a session misses its effects and gets
 //! them from `State::outstanding` when its session opens.
 
-use steersman_state::effect::Effect;
+use steersman_state::effect::{Effect, Event, LoadLevel, WorkerChange};
 use steersman_state::ids::WorkerId;
+use steersman_state::worker::OfflineReason;
 
 use super::Reign;
 use super::streams::Outgoing;
@@ -15,10 +16,34 @@ impl Reign {
         if effects.is_empty() {
             return;
         }
+        let now = self.office.world.clock.now();
         let sessions = self.sessions.read();
         for effect in effects {
             if let Some(session) = sessions.get(&addressee(effect)) {
-                session.send(Outgoing::Effect(effect.clone()));
+                session.send(Outgoing::Effect(effect.clone(), now));
+            }
+        }
+    }
+}
+
+impl Reign {
+    /// Counts what one entry says of workers.
+    pub fn count(&self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::WorkerChanged { change: WorkerChange::Offline(reason), .. } => {
+                    self.office.metrics.worker_lost(match reason {
+                        OfflineReason::Left => "left",
+                        OfflineReason::LeaseExpired => "lease_expired",
+                        OfflineReason::Evicted => "evicted",
+                    });
+                }
+                Event::WorkerLoad { level, .. } => self.office.metrics.load_crossed(match level {
+                    LoadLevel::Under => "under",
+                    LoadLevel::Normal => "normal",
+                    LoadLevel::Over => "over",
+                }),
+                _ => {}
             }
         }
     }

@@ -15,6 +15,7 @@ use steersman_proto::worker::v1 as pb;
 use steersman_state::effect::Effect;
 use steersman_state::ids::{Token, WorkerId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Reign;
 
@@ -26,8 +27,8 @@ const QUESTIONS_MAX: usize = 1_000;
 /// What can be put on a session's stream.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// From `apply`.
-    Effect(Effect),
+    /// From `apply`, and when it was applied here.
+    Effect(Effect, Instant),
     /// Anything else, ready to send.
     Message(pb::master_message::Kind),
 }
@@ -52,6 +53,19 @@ pub struct LogPiece {
     pub end: bool,
     /// Bytes that were over the worker's bound.
     pub dropped: u64,
+}
+
+/// Which piece of an attempt's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogAsk {
+    /// Standard error instead of standard output.
+    pub stderr: bool,
+    /// First byte.
+    pub offset: u64,
+    /// At most so many bytes.
+    pub max_bytes: u32,
+    /// Waits so long for new bytes.
+    pub wait_ms: u32,
 }
 
 /// Why a worker could not be asked.
@@ -156,7 +170,7 @@ impl Reign {
 
     /// What a worker said of itself in its last heartbeat.
     pub fn load(&self, worker: WorkerId) -> Option<LoadReport> {
-        self.session(worker)?.load.lock().clone()
+        *self.session(worker)?.load.lock()
     }
 
     /// Asks a worker for a piece of an attempt's output.
@@ -164,11 +178,9 @@ impl Reign {
         &self,
         worker: WorkerId,
         token: Token,
-        stderr: bool,
-        offset: u64,
-        max_bytes: u32,
-        wait_ms: u32,
+        ask: LogAsk,
     ) -> Result<LogPiece, SessionError> {
+        let LogAsk { stderr, offset, max_bytes, wait_ms } = ask;
         let session = self.session(worker).ok_or(SessionError::NotConnected)?;
         let limit = ANSWER_TIMEOUT + Duration::from_millis(u64::from(wait_ms));
         let stream = i32::from(stderr);

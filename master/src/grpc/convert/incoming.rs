@@ -31,8 +31,6 @@ const LOG_BYTES_MAX: u32 = 256 << 10;
 const DRAIN_MS_MAX: u64 = 30 * 24 * 3_600_000;
 /// A worker's name, a host's name.
 const HOST_BYTES_MAX: usize = 253;
-/// Heartbeat interval of a worker that does not ask for one.
-const HEARTBEAT_MS: u32 = 1_000;
 /// Shorter costs more than it tells; longer is no sign of life.
 const HEARTBEAT_MS_RANGE: std::ops::RangeInclusive<u32> = 50..=60_000;
 /// Attempts that one worker can hold: far above every capacity.
@@ -371,7 +369,7 @@ pub fn subscribe_in(request: &pb::SubscribeRequest) -> Result<Begin, Status> {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` with every malformed field.
-pub fn open_session_in(hello: worker_pb::Hello) -> Result<OpenSession, Status> {
+pub fn open_session_in(hello: worker_pb::Hello, heartbeat_ms: u64) -> Result<OpenSession, Status> {
     let mut checks = Checks::default();
     checks.key("name", &hello.name);
     let uid = <[u8; 16]>::try_from(hello.uid.as_ref()).unwrap_or_else(|_| {
@@ -383,7 +381,8 @@ pub fn open_session_in(hello: worker_pb::Hello) -> Result<OpenSession, Status> {
     checks.range("port", hello.port, 0..=u32::from(u16::MAX));
     checks.range("capacity", hello.capacity, 1..=u32::MAX);
     checks.text("version", &hello.version, HOST_BYTES_MAX);
-    let heartbeat_ms = if hello.heartbeat_ms == 0 { HEARTBEAT_MS } else { hello.heartbeat_ms };
+    let usual = u32::try_from(heartbeat_ms).unwrap_or(u32::MAX);
+    let heartbeat_ms = if hello.heartbeat_ms == 0 { usual } else { hello.heartbeat_ms };
     checks.range("heartbeat_ms", heartbeat_ms, HEARTBEAT_MS_RANGE);
     if hello.held_tokens.len() as u64 > HELD_MAX {
         checks.add("held_tokens", format!("{} tokens, the limit is {HELD_MAX}", hello.held_tokens.len()));

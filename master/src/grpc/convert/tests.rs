@@ -70,7 +70,7 @@ fn hello(change: impl FnOnce(&mut worker_pb::Hello)) -> Result<(), Status> {
         ..worker_pb::Hello::default()
     };
     change(&mut hello);
-    open_session_in(hello).map(drop)
+    open_session_in(hello, 1_000).map(drop)
 }
 
 fn filter(change: impl FnOnce(&mut pb::TaskFilter)) -> Result<(), Status> {
