@@ -11,7 +11,9 @@ use steersman_client::{EventItem, EventsFrom};
 use crate::context::{Ctx, Output};
 use crate::exit::Outcome;
 use crate::table::pretty;
-use crate::{units, views};
+use crate::task::resolve;
+use crate::units::{self, Ids};
+use crate::views;
 
 /// Options of `events`.
 #[derive(Debug, Args)]
@@ -29,9 +31,9 @@ pub struct EventsArgs {
     /// First log index wanted, oldest, or now [default: oldest, with -f now]
     #[arg(long, value_parser = position, value_name = "INDEX")]
     from: Option<EventsFrom>,
-    /// Only events of this task
-    #[arg(long, value_name = "ID")]
-    task: Option<u64>,
+    /// Only events of these tasks: an id, a range, or last
+    #[arg(long, value_parser = units::ids, value_name = "ID")]
+    task: Option<Ids>,
     /// Only events of this worker
     #[arg(long, value_name = "ID")]
     worker: Option<u64>,
@@ -54,11 +56,16 @@ fn position(text: &str) -> Result<EventsFrom, String> {
 /// As every read; with `-f` only until the first connection.
 pub async fn events(ctx: &Ctx, args: &EventsArgs) -> Outcome {
     let client = ctx.client()?;
+    let tasks = match &args.task {
+        Some(ids) => resolve(&client, std::slice::from_ref(ids)).await?.first().copied(),
+        None => None,
+    };
+    let wanted = Wanted { tasks, worker: args.worker };
     let default = if args.follow { EventsFrom::Now } else { EventsFrom::Oldest };
     let mut stream = client.events(args.from.unwrap_or(default), args.follow);
     while let Some(item) = stream.next().await {
         match item? {
-            EventItem::Batch(batch) => show_batch(ctx, args, batch)?,
+            EventItem::Batch(batch) => show_batch(ctx, &wanted, batch)?,
             EventItem::Gap { from, to } => show_gap(ctx, from, to)?,
             EventItem::Progress { .. } => {}
             EventItem::Lost { master, why, next_index } => {
@@ -78,8 +85,8 @@ fn show_gap(ctx: &Ctx, from: u64, to: u64) -> Outcome {
     if ctx.output.is_json() { ctx.print(json!({"gap_from": from, "gap_to": to}).to_string()) } else { Ok(()) }
 }
 
-fn show_batch(ctx: &Ctx, args: &EventsArgs, mut batch: EventBatch) -> Outcome {
-    batch.events.retain(|event| wanted(args, event));
+fn show_batch(ctx: &Ctx, wanted: &Wanted, mut batch: EventBatch) -> Outcome {
+    batch.events.retain(|event| wanted.takes(event));
     if batch.events.is_empty() {
         return Ok(());
     }
@@ -96,21 +103,31 @@ fn show_batch(ctx: &Ctx, args: &EventsArgs, mut batch: EventBatch) -> Outcome {
     }
 }
 
-fn wanted(args: &EventsArgs, event: &Event) -> bool {
-    let Some(kind) = &event.kind else { return true };
-    let task = args.task.is_none_or(|id| about_task(kind, id));
-    let worker = args.worker.is_none_or(|id| about_worker(kind) == Some(id));
-    task && worker
+/// What is shown.
+struct Wanted {
+    /// First id and count.
+    tasks: Option<(u64, u64)>,
+    worker: Option<u64>,
 }
 
-fn about_task(kind: &Kind, id: u64) -> bool {
+impl Wanted {
+    fn takes(&self, event: &Event) -> bool {
+        let Some(kind) = &event.kind else { return true };
+        let task = self.tasks.is_none_or(|(first, count)| about_tasks(kind, first, count));
+        let worker = self.worker.is_none_or(|id| about_worker(kind) == Some(id));
+        task && worker
+    }
+}
+
+fn about_tasks(kind: &Kind, first: u64, count: u64) -> bool {
+    let end = first.saturating_add(count);
     match kind {
-        Kind::TasksSubmitted(e) => (e.first_id..e.first_id.saturating_add(e.count)).contains(&id),
-        Kind::TaskAssigned(e) => e.task_id == id,
-        Kind::TaskStarted(e) => e.task_id == id,
-        Kind::AttemptEnded(e) => e.task_id == id,
-        Kind::TaskFinished(e) => e.task_id == id,
-        Kind::TaskRetrying(e) => e.task_id == id,
+        Kind::TasksSubmitted(e) => e.first_id < end && first < e.first_id.saturating_add(e.count),
+        Kind::TaskAssigned(e) => (first..end).contains(&e.task_id),
+        Kind::TaskStarted(e) => (first..end).contains(&e.task_id),
+        Kind::AttemptEnded(e) => (first..end).contains(&e.task_id),
+        Kind::TaskFinished(e) => (first..end).contains(&e.task_id),
+        Kind::TaskRetrying(e) => (first..end).contains(&e.task_id),
         _ => false,
     }
 }

@@ -205,6 +205,8 @@ struct Quest<'a> {
     call: Call,
     began: Instant,
     deadline: Instant,
+    /// Some master got the request: only then may the call take its extra time.
+    reached: bool,
     /// Where a redirect points.
     next: Option<String>,
     /// Masters that failed since the last pause.
@@ -225,6 +227,7 @@ impl<'a> Quest<'a> {
             call,
             began,
             deadline: began + client.timeout + call.extra,
+            reached: false,
             next: None,
             failed: BTreeSet::new(),
             redirects: 0,
@@ -291,6 +294,7 @@ impl<'a> Quest<'a> {
         let entry = self.trail.entry(address.to_owned()).or_insert_with(|| Asked { tries: 0, ..asked.clone() });
         *entry = Asked { tries: entry.tries + 1, ..asked };
         self.maybe_done |= miss.sent && *verdict == Verdict::Unknown;
+        self.reached |= miss.sent;
         self.timeouts += u32::from(miss.timed_out);
         if !entry.answered {
             self.client.inner.channels.forget(address);
@@ -322,7 +326,8 @@ impl<'a> Quest<'a> {
         self.redirects = 0;
         self.failed.clear();
         let pause = self.backoff.pause(&*self.client.inner.world.entropy);
-        if pause < self.left() { Ok(pause) } else { Err(self.give_up(address, status)) }
+        let unused = if self.reached { Duration::ZERO } else { self.call.extra };
+        if pause < self.left().saturating_sub(unused) { Ok(pause) } else { Err(self.give_up(address, status)) }
     }
 
     fn worker_is_away(&self, status: &Status) -> bool {

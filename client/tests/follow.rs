@@ -149,6 +149,15 @@ async fn nobody_there_is_unreachable() {
 }
 
 #[tokio::test]
+async fn the_extra_time_of_a_slow_call_is_not_spent_on_looking_for_a_master() {
+    let dead = dead_address();
+    let began = Instant::now();
+    let error = client(&[&dead], 200).step_down(0).await.unwrap_err();
+    assert!(error.is(codes::UNREACHABLE), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_mutation_without_an_answer_has_an_unknown_outcome_and_keeps_its_id() {
     let silent = Fake::start(Script { submit: never(), get: never(), ..Script::default() }).await;
     let client = Client::builder(World::real())

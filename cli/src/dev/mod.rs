@@ -142,11 +142,12 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    /// Waits for the wish to stop, and says what it was.
+    async fn asked(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "the terminal is gone",
         }
     }
 }
@@ -205,11 +206,17 @@ impl Cluster<'_> {
                 return Err(self.not_ready(&said));
             }
             tokio::select! {
-                () = self.stop.asked() => return Ok(false),
+                why = self.stop.asked() => return Ok(self.stopping(why)),
                 (n, ending) = any_end(&mut self.nodes) => return Err(self.died_early(n, &ending)),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Says so, and that the cluster will not become ready.
+    fn stopping(&self, why: &str) -> bool {
+        self.ctx.note(format!("stopping ({why}); once more to kill"));
+        false
     }
 
     fn not_ready(&self, said: &str) -> Failure {
@@ -278,7 +285,10 @@ impl Cluster<'_> {
     async fn watch(&mut self) -> Outcome {
         loop {
             tokio::select! {
-                () = self.stop.asked() => return Ok(()),
+                why = self.stop.asked() => {
+                    self.stopping(why);
+                    return Ok(());
+                }
                 (n, ending) = any_end(&mut self.nodes) => {
                     let node = self.nodes.remove(n);
                     self.report_death(&node, &ending);
@@ -308,7 +318,6 @@ impl Cluster<'_> {
 
     /// Workers first, so that they can still report; then masters. A second wish to stop kills what is left.
     async fn end(&mut self) {
-        self.ctx.note("stopping; once more to kill");
         let (masters, workers): (Vec<Node>, Vec<Node>) =
             std::mem::take(&mut self.nodes).into_iter().partition(|node| node.place.master_id.is_some());
         for mut group in [workers, masters] {
@@ -316,7 +325,7 @@ impl Cluster<'_> {
             let ended = join_all(group.iter_mut().map(Node::ended));
             let in_time = tokio::select! {
                 done = tokio::time::timeout(STOP_MAX, ended) => done.is_ok(),
-                () = self.stop.asked() => false,
+                _ = self.stop.asked() => false,
             };
             if !in_time {
                 group.iter().for_each(|node| node.signal(Signal::SIGKILL));
