@@ -45,6 +45,13 @@ pub struct Failure {
     pub reason: String,
     /// The next thing to do.
     pub hint: String,
+    /// What only some failures have.
+    pub details: Box<Details>,
+}
+
+/// What a master's answer adds to a failure.
+#[derive(Debug, Clone, Default)]
+pub struct Details {
     /// Masters that were asked.
     pub asked: Vec<Asked>,
     /// Refused fields: path and what is wrong.
@@ -65,9 +72,7 @@ impl Failure {
             code: code.id.to_owned(),
             reason: code.reason.to_owned(),
             hint: code.hint.to_owned(),
-            asked: Vec::new(),
-            fields: Vec::new(),
-            request_id: None,
+            details: Box::default(),
         }
     }
 
@@ -125,7 +130,7 @@ impl Failure {
     }
 
     fn to_json(&self) -> serde_json::Value {
-        let asked: Vec<_> = self.asked.iter().map(asked_json).collect();
+        let asked: Vec<_> = self.details.asked.iter().map(asked_json).collect();
         let mut object = json!({
             "code": self.code, "reason": self.reason, "message": self.message, "hint": self.hint,
         });
@@ -137,11 +142,12 @@ impl Failure {
         if !asked.is_empty() {
             add("asked", json!(asked));
         }
-        if !self.fields.is_empty() {
-            let fields: Vec<_> = self.fields.iter().map(|(f, d)| json!({"field": f, "description": d})).collect();
+        if !self.details.fields.is_empty() {
+            let fields: Vec<_> =
+                self.details.fields.iter().map(|(f, d)| json!({"field": f, "description": d})).collect();
             add("fields", json!(fields));
         }
-        if let Some(id) = self.request_id {
+        if let Some(id) = self.details.request_id {
             add("request_id", json!(hex(&id)));
         }
         object
@@ -149,15 +155,15 @@ impl Failure {
 
     fn to_text(&self, red: impl Fn(&str) -> String) -> String {
         let mut text = format!("{} {}\n", red("error:"), self.message);
-        let width = self.asked.iter().map(|asked| asked.address.len()).max().unwrap_or(0);
-        for asked in &self.asked {
+        let width = self.details.asked.iter().map(|asked| asked.address.len()).max().unwrap_or(0);
+        for asked in &self.details.asked {
             let tries = if asked.tries > 1 { format!(" ({} tries)", asked.tries) } else { String::new() };
             text += &format!("  asked {:width$}  {}{tries}\n", asked.address, asked.answer);
         }
-        for (field, description) in &self.fields {
+        for (field, description) in &self.details.fields {
             text += &format!("  field {field}: {description}\n");
         }
-        if let Some(id) = self.request_id {
+        if let Some(id) = self.details.request_id {
             text += &format!("  request id {}\n", hex(&id));
         }
         if !self.hint.is_empty() {
@@ -188,10 +194,12 @@ impl From<Error> for Failure {
             code: error.code().to_owned(),
             reason: error.reason().to_owned(),
             hint: error.hint().to_owned(),
-            // A refusal is the cluster's, not that master's.
-            asked: if caller { Vec::new() } else { error.asked().to_vec() },
-            fields,
-            request_id: error.request_id().filter(|_| error.class() == Class::OutcomeUnknown),
+            details: Box::new(Details {
+                // A refusal is the cluster's, not that master's.
+                asked: if caller { Vec::new() } else { error.asked().to_vec() },
+                fields,
+                request_id: error.request_id().filter(|_| error.class() == Class::OutcomeUnknown),
+            }),
         }
     }
 }
@@ -250,7 +258,7 @@ mod tests {
     #[test]
     fn text_errors_say_who_answered_what_and_the_next_step() {
         let mut failure = Failure::coded(UNAVAILABLE, &codes::UNREACHABLE, "no master answered");
-        failure.asked =
+        failure.details.asked =
             vec![Asked { address: "a:1".into(), tries: 3, answer: "connection refused".into(), answered: false }];
         let text = failure.to_text(str::to_owned);
         assert!(text.starts_with("error: no master answered\n"), "{text}");

@@ -204,7 +204,7 @@ pub fn base64(bytes: &[u8]) -> String {
 pub fn unbase64(text: &str) -> Result<Vec<u8>, String> {
     let wrong = || "is not base64".to_owned();
     let body = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - body.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
         return Err(wrong());
     }
     let mut out = Vec::with_capacity(text.len() / 4 * 3);

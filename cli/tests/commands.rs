@@ -14,7 +14,7 @@ fn steersman(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steersman"));
     command.args(args).env_remove("STEERSMAN_ADDRESS").env_remove("STEERSMAN_LOG").env_remove("NO_COLOR");
     // Not the developer's own dev cluster.
-    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

@@ -64,12 +64,19 @@ pub struct DevArgs {
 /// When the cluster does not come up, or no node is left.
 pub async fn dev(ctx: &Ctx, args: &DevArgs) -> Outcome {
     let folder = Folder::open(args)?;
-    let layout = layout(ctx, args, &folder.path)?;
-    let started: Outcome<Vec<Node>> = layout.places.iter().map(|place| Node::start(&folder.path, place)).collect();
-    let mut cluster = Cluster { ctx, nodes: started?, layout, stop: Stop::new()? };
-    let outcome = cluster.live(&folder.path).await;
-    cluster.end().await;
+    let outcome = dev_in(ctx, args, &folder.path).await;
     folder.close(ctx, outcome.is_ok());
+    outcome
+}
+
+async fn dev_in(ctx: &Ctx, args: &DevArgs, dir: &Path) -> Outcome {
+    let layout = layout(ctx, args, dir)?;
+    let mut cluster = Cluster { ctx, nodes: Vec::new(), layout, stop: Stop::new()? };
+    let outcome = match cluster.start(dir) {
+        Ok(()) => cluster.live(dir).await,
+        failed => failed,
+    };
+    cluster.end().await;
     outcome
 }
 
@@ -112,7 +119,8 @@ impl Folder {
 
     /// Removes a temporary folder, unless something went wrong that its logs may explain.
     fn close(&self, ctx: &Ctx, fine: bool) {
-        if !self.temporary {
+        // An empty one explains nothing.
+        if !self.temporary || (!fine && std::fs::remove_dir(&self.path).is_ok()) {
             return;
         }
         if !fine {
@@ -160,6 +168,13 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
+    fn start(&mut self, dir: &Path) -> Outcome {
+        for place in &self.layout.places {
+            self.nodes.push(Node::start(dir, place)?);
+        }
+        Ok(())
+    }
+
     /// From the start of the processes to the wish to stop.
     async fn live(&mut self, dir: &Path) -> Outcome {
         let client = Client::builder(World::real()).addresses(self.layout.api_addresses()).build()?;

@@ -30,7 +30,7 @@ const IDS_MAX: u64 = 10_000_000;
 #[derive(Debug, Subcommand)]
 pub enum TaskCommand {
     /// Submit one task, an array, or one task per line of input
-    Submit(submit::SubmitArgs),
+    Submit(Box<submit::SubmitArgs>),
     /// List tasks, newest first
     List(list::ListArgs),
     /// Show tasks with everything known about them
