@@ -10,7 +10,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::Instant as _;
 use openraft::{ChangeMembers, ServerState};
-use steersman_raft_store::{ApplyObserver, Control, MasterNode, SharedState};
+use steersman_raft_store::{ApplyObserver, Control, MasterNode, SharedState, SnapshotData};
 use steersman_state::command::Command;
 use steersman_state::effect::Applied;
 use steersman_state::ids::RequestId;
@@ -36,6 +36,8 @@ pub use crate::propose::{Committed as CommittedReply, ProposeError as DoorError}
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A leader whose quorum answered within this is making progress. Three heartbeats of the slowest sensible setting.
 const READY_ACK_AGE_MS: u64 = 2_000;
+/// A snapshot of a very large state on a slow disk takes less.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// A learner may be so many entries behind when it is promoted.
 const PROMOTE_LAG_MAX: u64 = 1_000;
 
@@ -297,6 +299,32 @@ impl Node {
         self.store.get()
     }
 
+    /// A snapshot with everything that is applied here now, in the form in which it is kept on disk.
+    ///
+    /// # Errors
+    /// If none was built within [`SNAPSHOT_TIMEOUT`], or the disk fails.
+    pub async fn fresh_snapshot(&self) -> Result<SnapshotData, String> {
+        let wanted = *self.listening.applied().borrow();
+        let built = tokio::time::timeout(SNAPSHOT_TIMEOUT, self.build_snapshot(wanted)).await;
+        built.map_err(|_| format!("no snapshot was built within {SNAPSHOT_TIMEOUT:?}"))??;
+        let store = self.store().ok_or("this master is still starting")?;
+        let newest = store.snapshot().await.map_err(|error| error.to_string())?;
+        newest.map(|newest| newest.snapshot).ok_or_else(|| "there is no snapshot".to_owned())
+    }
+
+    async fn build_snapshot(&self, wanted: u64) -> Result<(), String> {
+        let mut metrics = self.raft.metrics();
+        while metrics.borrow_watched().snapshot.is_none_or(|built| built.index < wanted) {
+            // Asking while one is being built changes nothing: so it is repeated until there is one.
+            self.raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())?;
+            let changed = tokio::time::timeout(Duration::from_millis(100), metrics.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return Err("Raft does not run".to_owned());
+            }
+        }
+        Ok(())
+    }
+
     /// Figures of the store, by name.
     pub fn store_stats(&self) -> Vec<(&'static str, f64)> {
         self.store().map(|store| store.metrics().figures()).unwrap_or_default()
@@ -378,6 +406,9 @@ impl Node {
             _ => None,
         };
         let took = self.world.clock.now() - since;
+        if let Some(other) = new.as_ref().filter(|leader| leader.id != to) {
+            return Err(MemberError::Refused(format!("master {} took over instead of master {to}", other.id)));
+        }
         new.map(|leader| (leader, took))
             .ok_or_else(|| MemberError::Refused(format!("master {to} did not take over within {TRANSFER_TIMEOUT:?}")))
     }
@@ -497,17 +528,27 @@ fn find(members: &[MemberView], id: u64) -> Result<&MemberView, MemberError> {
     members.iter().find(|member| member.addr.id == id).ok_or(MemberError::NotFound(id))
 }
 
+/// A master that was silent for a while can't take over.
+fn answers(member: &MemberView) -> Result<(), MemberError> {
+    let id = member.addr.id;
+    match member.ack_age_ms {
+        Some(age) if age <= READY_ACK_AGE_MS => Ok(()),
+        Some(age) => Err(MemberError::Refused(format!("master {id} has not answered for {age} ms"))),
+        None => Err(MemberError::Refused(format!("master {id} does not answer"))),
+    }
+}
+
 fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, MemberError> {
     match to {
         Some(to) if to == me => Err(MemberError::Refused(format!("master {to} leads already"))),
-        Some(to) if find(members, to)?.voter => Ok(to),
+        Some(to) if find(members, to)?.voter => answers(find(members, to)?).map(|()| to),
         Some(to) => Err(MemberError::Refused(format!("master {to} is a learner: promote it first"))),
         None => members
             .iter()
-            .filter(|member| member.voter && member.addr.id != me)
+            .filter(|member| member.voter && member.addr.id != me && answers(member).is_ok())
             .max_by_key(|member| (member.matched_index, std::cmp::Reverse(member.ack_age_ms)))
             .map(|member| member.addr.id)
-            .ok_or_else(|| MemberError::Refused("there is no other voter".to_owned())),
+            .ok_or_else(|| MemberError::Refused("there is no other voter that answers".to_owned())),
     }
 }
 

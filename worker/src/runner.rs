@@ -119,6 +119,8 @@ enum Phase {
 
 /// See the module.
 pub(crate) struct Runner {
+    /// When this process began.
+    began: Instant,
     settings: Settings,
     attempts: BTreeMap<u64, Attempt>,
     waiting: VecDeque<u64>,
@@ -144,6 +146,7 @@ impl Runner {
     pub fn new(settings: Settings, held: Vec<Held>) -> Self {
         let mut runner = Self {
             capacity: settings.capacity as usize,
+            began: settings.clock.now(),
             settings,
             attempts: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -451,6 +454,7 @@ impl Runner {
         });
         let mut load = self.settings.facts.load();
         load.running = self.running as u32;
+        load.uptime_ms = now.saturating_duration_since(self.began).as_millis() as u64;
         load.reports_unacknowledged = self.reports.ended_len() as u64;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let health = HealthReply { nonce, load: Some(load), running: running.collect(), version };

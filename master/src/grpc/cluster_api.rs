@@ -3,18 +3,14 @@
 //! What always holds: `Info` and `WatchLeader` answer from memory and never wait for anybody, so that an operator learns
 //! something from a master that has lost all others. Membership changes end at the leader, one at a time.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::{self, Stream};
 use steersman_proto::codes;
 use steersman_proto::v1::cluster_client::ClusterClient;
 use steersman_proto::v1::{self as pb, cluster_server::Cluster};
-use steersman_state::Image;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use steersman_raft_store::SnapshotData;
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -26,8 +22,6 @@ use crate::observe::progress;
 
 /// Bytes of one message of a snapshot.
 const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
-/// Messages of a snapshot that wait for the network.
-const SNAPSHOT_QUEUE: usize = 4;
 
 /// The service.
 pub struct ClusterApi {
@@ -76,7 +70,7 @@ type LeaderStream = Pin<Box<dyn Stream<Item = Result<pb::LeaderInfo, Status>> + 
 #[tonic::async_trait]
 impl Cluster for ClusterApi {
     type WatchLeaderStream = LeaderStream;
-    type SaveSnapshotStream = ReceiverStream<Result<pb::SnapshotChunk, Status>>;
+    type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotChunk, Status>> + Send>>;
 
     async fn info(&self, _request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoResponse>, Status> {
         Ok(Response::new(info(self.node())))
@@ -129,22 +123,38 @@ impl Cluster for ClusterApi {
         self.edge.answer(Hop::Mutation, request, here, there).await
     }
 
-    /// An image is taken under a short lock and written by a thread of its own, as fast as the caller takes it.
+    /// The file that `steersman cluster snapshot inspect` and `restore` read: built beside the work, sent as fast as the
+    /// caller takes it.
     async fn save_snapshot(
         &self,
         _request: Request<pb::SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         let guard = StreamGuard::open(self.node())?;
         self.edge.fresh(false).await?;
-        let image = self.node().state.read().image();
-        let (chunks, stream) = mpsc::channel(SNAPSHOT_QUEUE);
-        // Nobody waits for its result: the channel's end tells the stream.
-        tokio::task::spawn_blocking(move || {
-            let _guard = guard;
-            write_image(&image, chunks);
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let data = self.node().fresh_snapshot().await.map_err(no_snapshot)?;
+        let meta = data.meta().map_err(no_snapshot)?;
+        let log_index = meta.last_log_id.map_or(0, |last| last.index);
+        Ok(Response::new(Box::pin(chunks(data, log_index, guard))))
     }
+}
+
+fn no_snapshot(error: impl std::fmt::Display) -> Status {
+    status(codes::OUTCOME_UNKNOWN, format!("no snapshot could be taken: {error}"))
+}
+
+/// The bytes of a snapshot in bounded messages; the first one says its index.
+fn chunks(
+    data: SnapshotData,
+    log_index: u64,
+    guard: StreamGuard,
+) -> impl Stream<Item = Result<pb::SnapshotChunk, Status>> + Send {
+    stream::unfold(Some((data, log_index, guard)), |open| async move {
+        let (mut data, log_index, guard) = open?;
+        match data.next_chunk(SNAPSHOT_CHUNK_BYTES).await {
+            Ok(bytes) => Some((Ok(pb::SnapshotChunk { data: bytes?, log_index }), Some((data, 0, guard)))),
+            Err(error) => Some((Err(no_snapshot(error)), None)),
+        }
+    })
 }
 
 /// What this master knows, without asking anybody.
@@ -204,85 +214,4 @@ fn leaders(node: Arc<Node>, guard: StreamGuard) -> impl Stream<Item = Result<pb:
         let view = watch.borrow_and_update().clone();
         Some((Ok(convert::leader_out(&view)), Some((node, watch, guard))))
     })
-}
-
-fn write_image(image: &Image, chunks: mpsc::Sender<Result<pb::SnapshotChunk, Status>>) {
-    let mut writer = ChunkWriter { chunks, buffer: Vec::new(), log_index: image.applied_index() };
-    if let Err(error) = image.write(&mut writer).and_then(|()| writer.send()) {
-        let message = format!("the snapshot could not be written: {error}");
-        // Fails only if the caller is gone, who then needs no error.
-        let _ = writer.chunks.blocking_send(Err(status(codes::OUTCOME_UNKNOWN, message)));
-    }
-}
-
-/// Cuts what is written into messages.
-struct ChunkWriter {
-    chunks: mpsc::Sender<Result<pb::SnapshotChunk, Status>>,
-    buffer: Vec<u8>,
-    /// For the first chunk; 0 afterwards.
-    log_index: u64,
-}
-
-impl ChunkWriter {
-    fn send(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let data = Bytes::from(std::mem::take(&mut self.buffer));
-        let chunk = pb::SnapshotChunk { data, log_index: std::mem::take(&mut self.log_index) };
-        self.chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl io::Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = SNAPSHOT_CHUNK_BYTES - self.buffer.len();
-        let taken = bytes.len().min(room);
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() >= SNAPSHOT_CHUNK_BYTES {
-            self.send()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::io::Write as _;
-
-    #[test]
-    fn what_is_written_arrives_in_bounded_chunks_with_the_index_in_the_first() {
-        let (chunks, mut stream) = mpsc::channel(64);
-        let written: Vec<u8> = (0..3 * SNAPSHOT_CHUNK_BYTES + 17).map(|n| n as u8).collect();
-        let mut writer = ChunkWriter { chunks, buffer: Vec::new(), log_index: 42 };
-        writer.write_all(&written[..100]).unwrap();
-        writer.write_all(&written[100..]).unwrap();
-        writer.send().unwrap();
-        drop(writer);
-        let mut arrived = Vec::new();
-        let mut indexes = Vec::new();
-        while let Some(chunk) = stream.blocking_recv() {
-            let chunk = chunk.unwrap();
-            assert!(chunk.data.len() <= SNAPSHOT_CHUNK_BYTES);
-            arrived.extend_from_slice(&chunk.data);
-            indexes.push(chunk.log_index);
-        }
-        assert_eq!(arrived, written);
-        assert_eq!(indexes, [42, 0, 0, 0]);
-    }
-
-    #[test]
-    fn a_caller_that_went_away_ends_the_writing() {
-        let (chunks, stream) = mpsc::channel(1);
-        drop(stream);
-        let mut writer = ChunkWriter { chunks, buffer: Vec::new(), log_index: 1 };
-        let error = writer.write_all(&vec![0; SNAPSHOT_CHUNK_BYTES]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    }
 }
