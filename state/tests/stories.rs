@@ -469,6 +469,9 @@ impl Teller {
         }
         applied.events.iter().for_each(|event| self.tell_event(event, &mut out).unwrap());
         applied.effects.iter().for_each(|effect| self.tell_effect(effect, &mut out).unwrap());
+        if out.is_empty() {
+            out.push_str("nothing\n");
+        }
         out
     }
 
