@@ -326,7 +326,7 @@ mod tests {
             self_: Some(address(id)),
             role: role.into(),
             ready,
-            leader: Some(LeaderInfo { term: 4, leader: None }),
+            leader: Some(LeaderInfo { term: 4, leader: None, masters: Vec::new() }),
             masters: masters.collect(),
             applied_index: 10,
             ..InfoResponse::default()

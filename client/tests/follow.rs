@@ -39,7 +39,7 @@ async fn a_redirect_of_an_older_term_is_not_followed() {
     let usurper = Fake::start(submits(666)).await;
     let follower = Fake::start(refers_to(&usurper.address, 4)).await;
     let client = client(&[&follower.address], 400);
-    assert!(client.learn_leader(&LeaderInfo { term: 5, leader: None }));
+    assert!(client.learn_leader(&LeaderInfo { term: 5, leader: None, masters: Vec::new() }));
 
     let error = client.submit(vec![]).await.unwrap_err();
     assert_eq!(usurper.calls("submit"), 0, "{error}");
@@ -240,7 +240,7 @@ async fn info_all_asks_every_master_also_those_it_learns_of() {
 #[tokio::test]
 async fn a_watch_learns_the_leader_by_push() {
     let leader = MasterAddress { id: 2, api: "10.0.0.2:7400".into(), ..MasterAddress::default() };
-    let told = LeaderInfo { term: 8, leader: Some(leader) };
+    let told = LeaderInfo { term: 8, leader: Some(leader), masters: Vec::new() };
     let fake = Fake::start(Script { leader: Some(told), ..Script::default() }).await;
     let client = client(&[&fake.address], 2_000);
     let mut watch = client.watch_leader();

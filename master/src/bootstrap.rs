@@ -196,7 +196,7 @@ pub async fn announce(myself: Myself, node: Arc<Node>) {
             && moved(&myself, &node)
         {
             tracing::info!(leader = leader.id, "telling the leader this master's new addresses");
-            if let Err(error) = tell(&myself, &node, leader.id).await {
+            if let Err(error) = tell(&myself, &node, &leader).await {
                 tracing::warn!(%error, "the new addresses were not taken; trying again");
                 tokio::time::sleep(ASK_EVERY * 5).await;
                 continue;
@@ -218,15 +218,15 @@ fn moved(myself: &Myself, node: &Node) -> bool {
     })
 }
 
-async fn tell(myself: &Myself, node: &Node, leader: u64) -> Result<(), String> {
+/// Told to whom the vote says: a leader that does not know where this member is cannot be heard by it either.
+async fn tell(myself: &Myself, node: &Node, leader: &MemberAddr) -> Result<(), String> {
     let MasterNode { api, raft, http, .. } = myself.node.clone();
     let master = MemberAddr { id: myself.id, api, raft, http };
-    if leader == myself.id {
+    if leader.id == myself.id {
         return node.add_master(master).await.map(drop).map_err(|error| error.to_string());
     }
-    let to = node.status().leader.ok_or("no leader")?;
     let address = Some(wire::node_out(myself.id, &myself.node));
-    let mut client = ClusterClient::new(node.peer_channel(&to.api));
+    let mut client = ClusterClient::new(node.peer_channel(&leader.api));
     client.add_master(AddMasterRequest { master: address }).await.map(drop).map_err(|status| status.message().to_owned())
 }
 

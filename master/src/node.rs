@@ -72,6 +72,8 @@ pub struct LeaderView {
     pub term: u64,
     /// Absent while there is none.
     pub leader: Option<MemberAddr>,
+    /// All members, with their addresses.
+    pub members: Vec<MemberAddr>,
 }
 
 /// A member of the cluster, as this master sees it.
@@ -558,7 +560,7 @@ pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peer
     let mut reign = throne.watch();
     let mut told = BTreeMap::new();
     loop {
-        let (now, members) = {
+        let now = {
             let seen = metrics.borrow_watched();
             let members: Vec<MemberAddr> =
                 seen.membership_config.nodes().map(|(id, node)| member_addr(*id, node)).collect();
@@ -566,13 +568,13 @@ pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peer
             let seated = reign.borrow_and_update().as_ref().is_some_and(|reign| reign.term == term);
             let leader = seen.current_leader.filter(|leader| *leader != id || seated);
             let leader = leader.and_then(|leader| members.iter().find(|member| member.id == leader).cloned());
-            (LeaderView { term, leader }, members)
+            LeaderView { term, leader, members }
         };
-        for member in members.into_iter().filter(|member| member.id != id) {
+        for member in now.members.iter().filter(|member| member.id != id) {
             // Once for each change: what is told again would push aside an address that was found to work.
             if told.get(&member.id) != Some(&member.raft) {
                 peers.learn(member.id, &member.raft);
-                told.insert(member.id, member.raft);
+                told.insert(member.id, member.raft.clone());
             }
         }
         view.send_if_modified(|old| {

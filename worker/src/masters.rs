@@ -148,8 +148,9 @@ impl Masters {
                 next = news.message() => next,
                 _ = doubts.changed() => return true,
             };
-            let Ok(Some(LeaderInfo { term, leader })) = next else { return heard };
+            let Ok(Some(LeaderInfo { term, leader, masters })) = next else { return heard };
             heard = true;
+            self.follow(masters.iter().map(|master| master.api.as_str()));
             self.learn(term, leader.map(|leader| leader.api));
         }
     }

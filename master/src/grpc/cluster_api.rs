@@ -46,7 +46,7 @@ impl ClusterApi {
             convert::leader_out(&view)
         } else {
             let address = pb::MasterAddress { id: hint.id, api: hint.api, ..pb::MasterAddress::default() };
-            pb::LeaderInfo { term: hint.term, leader: Some(address) }
+            pb::LeaderInfo { term: hint.term, leader: Some(address), masters: Vec::new() }
         };
         Ok(pb::StepDownResponse { leader: Some(leader), took_ms: took.as_millis() as u64 })
     }
@@ -168,7 +168,7 @@ fn info(node: &Node) -> pb::InfoResponse {
         cluster_id: node.cluster_id(),
         self_: Some(own_address(node, &status)),
         role: convert::role_out(status.role).into(),
-        leader: Some(convert::leader_out(&LeaderView { term: status.term, leader: status.leader })),
+        leader: Some(convert::leader_out(&LeaderView { term: status.term, leader: status.leader, members: Vec::new() })),
         masters: status.members.iter().map(convert::member_out).collect(),
         applied_index: status.applied,
         committed_index: status.committed,

@@ -108,7 +108,7 @@ impl FakeMaster {
 
     pub fn says_leads(&self, term: u64, api: Option<String>) {
         let leader = api.map(|api| MasterAddress { id: 1, api, ..MasterAddress::default() });
-        self.shared.leader.send_replace(LeaderInfo { term, leader });
+        self.shared.leader.send_replace(LeaderInfo { term, leader, masters: Vec::new() });
     }
 
     /// From now on every session is refused so; `None` accepts again.

@@ -242,7 +242,8 @@ pub fn address_out(address: &MemberAddr) -> pb::MasterAddress {
 
 /// Who leads.
 pub fn leader_out(view: &LeaderView) -> pb::LeaderInfo {
-    pb::LeaderInfo { term: view.term, leader: view.leader.as_ref().map(address_out) }
+    let masters = view.members.iter().map(address_out).collect();
+    pb::LeaderInfo { term: view.term, leader: view.leader.as_ref().map(address_out), masters }
 }
 
 /// A member of the cluster.
