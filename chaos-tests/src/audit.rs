@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use steersman_client::v1::{ListTasksRequest, Page, ReadLogRequest, Task, TaskFilter, TaskState};
-use steersman_client::{Client, EventsFrom};
+use steersman_client::{Client, EventsFrom, worker_ref};
 
+use crate::cluster::PATIENCE;
 use crate::history::History;
 use crate::poll::until;
 
@@ -88,6 +89,18 @@ pub async fn sound(client: &Client, acknowledged: &[u64], within: Duration) -> H
     let lost: Vec<_> = acknowledged.iter().filter(|id| !tasks.contains_key(id)).collect();
     assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
     history
+}
+
+/// Pid of the only task that runs on a worker, as the worker says itself, once its process is there.
+pub async fn pid_on(client: &Client, worker: &str) -> u32 {
+    until(&format!("one process on {worker}"), PATIENCE, async || {
+        let check = client.worker_check(worker_ref(worker)).await.map_err(|error| error.to_string())?;
+        match check.running.as_slice() {
+            [only] if only.pid > 0 => Ok(only.pid.cast_unsigned()),
+            running => Err(format!("{running:?}")),
+        }
+    })
+    .await
 }
 
 /// Standard output of a task's last attempt, to its end.

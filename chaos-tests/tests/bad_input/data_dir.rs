@@ -108,6 +108,68 @@ fn only_identity(data: &Path) {
     }
 }
 
+/// Copies of a stopped master's data, each changed in one way; and directories that are none.
+struct Samples {
+    running: PathBuf,
+    stopped: PathBuf,
+    mislabelled: PathBuf,
+    newer: PathBuf,
+    damaged: PathBuf,
+    emptied: PathBuf,
+    nameless: PathBuf,
+    file: PathBuf,
+    fresh: PathBuf,
+}
+
+impl Samples {
+    fn make(cluster: &Cluster, running: PathBuf, stopped: PathBuf) -> Self {
+        let identity = |data: &Path| data.join("identity");
+        let edited = |name: &str, from: &str, to: &str| {
+            changed(cluster, &stopped, name, |data| {
+                let text = std::fs::read_to_string(identity(data)).unwrap();
+                assert!(text.contains(from), "{text}");
+                std::fs::write(identity(data), text.replacen(from, to, 1)).unwrap();
+            })
+        };
+        let file = cluster.folder().join("a-file");
+        std::fs::write(&file, "x").unwrap();
+        Self {
+            running,
+            mislabelled: edited("id", "node_id 2", "node_id 7"),
+            newer: edited("v9", "identity 1", "identity 9"),
+            damaged: changed(cluster, &stopped, "damaged", |data| damage_everywhere(&largest_file(data))),
+            emptied: changed(cluster, &stopped, "emptied", only_identity),
+            nameless: changed(cluster, &stopped, "nameless", |data| std::fs::remove_file(identity(data)).unwrap()),
+            stopped,
+            file,
+            fresh: cluster.folder().join("data-9"),
+        }
+    }
+
+    fn rows(&self) -> Vec<Odd> {
+        vec![
+            Odd::new("data in use", 1, &self.running, 75, &["STM-3003", "in use by another process"]),
+            Odd::new("another masters data", 3, &self.stopped, 75, &["STM-3003", "belongs to master 2, not master 3"]),
+            Odd::new(
+                "another clusters data",
+                2,
+                &self.stopped,
+                75,
+                &["STM-3003", "belongs to cluster \"chaos", "the configuration says \"other\""],
+            )
+            .edit("cluster = \"chaos\"", "cluster = \"other\""),
+            Odd::new("a damaged identity", 2, &self.mislabelled, 65, &["STM-3002", "identity", "checksum"]),
+            Odd::new("a newer identity", 2, &self.newer, 76, &["STM-2008", "format 9"]),
+            Odd::new("an emptied directory", 2, &self.emptied, 75, &["STM-3003"]),
+            Odd::new("no identity", 2, &self.nameless, 75, &["STM-3003", "no identity file"]),
+            Odd::new("damaged data", 2, &self.damaged, 65, &["STM-3002", "damaged"]),
+            Odd::new("a file for a directory", 2, &self.file, 74, &["STM-3004", "a-file"]),
+            Odd::new("no place", 2, Path::new("/proc/steersman/x"), 74, &["STM-3004", "/proc/steersman"]),
+            Odd::new("not a member", 9, &self.fresh, 75, &["STM-3003", "not a member of it", "join = true"]),
+        ]
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p13_a_data_directory_that_is_not_this_masters_is_refused_with_its_exit_code() {
     let mut cluster = Cluster::start(Settings { workers: 1, ..Settings::default() }).await;
@@ -115,57 +177,10 @@ async fn p13_a_data_directory_that_is_not_this_masters_is_refused_with_its_exit_
     client.submit(group(nothing(), 50)).await.unwrap();
     all_succeed(&client, 1, 50, PATIENCE).await;
     let roster: Vec<_> = cluster.master_ids().into_iter().map(|id| (id, cluster.master(id).addresses())).collect();
-    let running = cluster.master(1).data();
+    let (running, stopped) = (cluster.master(1).data(), cluster.master(2).data());
     cluster.stop_master(2).await;
-    let stopped = cluster.master(2).data();
-    let file = cluster.folder().join("a-file");
-    std::fs::write(&file, "x").unwrap();
-    let identity = |data: &Path| data.join("identity");
-    let edited = |name: &str, from: &str, to: &str| {
-        changed(&cluster, &stopped, name, |data| {
-            let text = std::fs::read_to_string(identity(data)).unwrap();
-            assert!(text.contains(from), "{text}");
-            std::fs::write(identity(data), text.replacen(from, to, 1)).unwrap();
-        })
-    };
-    let damaged = changed(&cluster, &stopped, "damaged", |data| damage_everywhere(&largest_file(data)));
-    let emptied = changed(&cluster, &stopped, "emptied", only_identity);
-    let nameless = changed(&cluster, &stopped, "nameless", |data| std::fs::remove_file(identity(data)).unwrap());
-    let rows = vec![
-        Odd::new("data in use", 1, &running, 75, &["STM-3003", "in use by another process"]),
-        Odd::new("another masters data", 3, &stopped, 75, &["STM-3003", "belongs to master 2, not master 3"]),
-        Odd::new(
-            "another clusters data",
-            2,
-            &stopped,
-            75,
-            &["STM-3003", "belongs to cluster \"chaos", "the configuration says \"other\""],
-        )
-        .edit("cluster = \"chaos\"", "cluster = \"other\""),
-        Odd::new(
-            "a damaged identity",
-            2,
-            &edited("id", "node_id 2", "node_id 7"),
-            65,
-            &["STM-3002", "identity", "checksum"],
-        ),
-        Odd::new("a newer identity", 2, &edited("v9", "identity 1", "identity 9"), 76, &["STM-2008", "format 9"]),
-        Odd::new("an emptied directory", 2, &emptied, 75, &["STM-3003"]),
-        Odd::new("no identity", 2, &nameless, 75, &["STM-3003", "no identity file"]),
-        Odd::new("damaged data", 2, &damaged, 65, &["STM-3002", "damaged"]),
-        Odd::new("a file for a directory", 2, &file, 74, &["STM-3004", "a-file"]),
-        Odd::new("no place for a directory", 2, Path::new("/proc/steersman/x"), 74, &["STM-3004", "/proc/steersman"]),
-        Odd::new(
-            "not a member",
-            9,
-            &cluster.folder().join("data-9"),
-            75,
-            &["STM-3003", "not a member of it", "join = true"],
-        ),
-    ];
-    let mut table = Table::default();
-    let own = Ports::take().unwrap();
-    for odd in rows {
+    let (mut table, own) = (Table::default(), Ports::take().unwrap());
+    for odd in Samples::make(&cluster, running, stopped).rows() {
         let mut roster = roster.clone();
         if odd.id == 9 {
             roster.push((9, own.addresses()));
@@ -173,11 +188,12 @@ async fn p13_a_data_directory_that_is_not_this_masters_is_refused_with_its_exit_
         run_master(&cluster, &mut table, odd, &roster).await;
     }
     let taken = &roster[0].1;
-    for (what, key, address) in [
+    let ports = [
         ("{api}", "listen.api", &taken.api),
         ("{raft}", "listen.raft", &taken.raft),
         ("{http}", "listen.http", &taken.http),
-    ] {
+    ];
+    for (what, key, address) in ports {
         let data = cluster.folder().join(format!("data-{key}"));
         let odd = Odd::new("a port in use", 8, &data, 69, &["STM-3005", key, address]).edit(what, address.clone());
         run_master(&cluster, &mut table, odd, &[]).await;

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use steersman_chaos_tests::audit::{self, task, wait_state};
+use steersman_chaos_tests::audit::{self, pid_on, task, wait_state};
 use steersman_chaos_tests::cluster::PATIENCE;
 use steersman_chaos_tests::load::Load;
 use steersman_chaos_tests::poll::until;
 use steersman_chaos_tests::spec::{group, nothing, one, shell};
 use steersman_chaos_tests::{Cluster, Settings, http};
+use steersman_client::Class;
 use steersman_client::v1::TaskState;
-use steersman_client::{Class, worker_ref};
 
 /// Longest call of a client that is let through a change of leader in good order, on a busy machine.
 const HANDOVER_CALL_MAX: Duration = Duration::from_millis(1_500);
@@ -70,15 +70,15 @@ async fn p04_a_task_of_20_seconds_survives_two_changes_of_leader() {
     let line = format!("echo $$ $STEERSMAN_FENCING_TOKEN >> {}; sleep 20; echo done", starts.display());
     let id = client.submit(one(shell(&line))).await.unwrap().first_id;
     let before = wait_state(&client, id, TaskState::Running, PATIENCE).await;
-    let worker = worker_ref(&before.attempts[0].worker_name);
-    let pid = client.worker_check(worker.clone()).await.unwrap().running[0].pid;
+    let worker = &before.attempts[0].worker_name;
+    let pid = pid_on(&client, worker).await;
     for _ in 0..2 {
         let reign = cluster.wait_leader().await;
         cluster.kill_master(reign.leader);
         cluster.wait_newer_leader(reign).await;
         cluster.wait_workers(2).await;
         cluster.start_master(reign.leader);
-        assert_eq!(client.worker_check(worker.clone()).await.unwrap().running[0].pid, pid, "the same process");
+        assert_eq!(pid_on(&client, worker).await, pid, "the same process");
     }
     let after = wait_state(&client, id, TaskState::Succeeded, PATIENCE).await;
     assert_eq!((after.attempts_total, after.attempts[0].token), (1, before.attempts[0].token));

@@ -1,21 +1,14 @@
 //! A worker's process dies and comes back, soon or late, while its tasks run on under the keeper.
 
 use nix::sys::signal::Signal;
-use steersman_chaos_tests::audit::{self, wait_state, wait_task};
+use steersman_chaos_tests::audit::{self, pid_on, wait_state, wait_task};
 use steersman_chaos_tests::cluster::PATIENCE;
 use steersman_chaos_tests::poll::until_now;
 use steersman_chaos_tests::process::is_alive;
 use steersman_chaos_tests::spec::{group, nothing, one, shell};
 use steersman_chaos_tests::{Cluster, Settings};
 use steersman_client::v1::{Outcome, TaskState, WorkerMode, WorkerStatus};
-use steersman_client::{Client, worker_ref};
-
-/// Pid of the only task that runs on a worker.
-async fn pid_on(client: &Client, worker: &str) -> u32 {
-    let running = client.worker_check(worker_ref(worker)).await.unwrap().running;
-    assert_eq!(running.len(), 1, "{running:?}");
-    u32::try_from(running[0].pid).unwrap()
-}
+use steersman_client::worker_ref;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p04_a_worker_that_restarts_within_its_lease_keeps_its_running_task() {
