@@ -2,7 +2,7 @@
 //!
 //! What always holds: leases, heartbeats and Raft's timing are the product's defaults; a new cluster is blank.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -81,16 +81,27 @@ pub async fn fill(client: &Client, shape: Shape, total: u32, batch: u32) -> Resu
     Ok(calls)
 }
 
-/// Waits until all of them have succeeded.
+/// Waits until all of them have succeeded. Those that are no longer kept are covered by the count of all finished ones.
 ///
 /// # Errors
 /// If one did not, or the time is up.
 pub async fn finish(client: &Client, calls: &[(u64, u64)]) -> Result<()> {
     for (first, count) in calls {
         let totals = client.wait(*first, *count, Some(FINISH)).await?;
-        let good = totals.done && totals.failed + totals.cancelled == 0;
+        let good = totals.done && totals.failed + totals.cancelled == 0 && totals.succeeded + totals.gone == *count;
         ensure!(good, "not all tasks of {first}..+{count} succeeded: {totals:?}");
     }
+    Ok(())
+}
+
+/// Fails unless every task that was ever submitted is finished, by the cluster's own count.
+///
+/// # Errors
+/// If not.
+pub async fn none_left(client: &Client) -> Result<()> {
+    let tasks = client.info().await?.tasks.context("no counts of tasks")?;
+    let (submitted, finished) = (tasks.submitted_total, tasks.finished_total);
+    ensure!(submitted == finished, "{finished} of {submitted} tasks are finished");
     Ok(())
 }
 
@@ -132,6 +143,19 @@ pub struct Meter {
     counts: BTreeMap<&'static str, f64>,
 }
 
+/// What a thousand of something cost: names with their units, and values.
+pub type Costs = Vec<(String, f64)>;
+
+/// The mean of each cost over several runs.
+pub fn mean(runs: &[Costs]) -> Costs {
+    let names = runs.iter().flatten().map(|(name, _)| name).collect::<BTreeSet<_>>();
+    let of = |name: &String| {
+        let values: Vec<f64> = runs.iter().flatten().filter(|(known, _)| known == name).map(|(_, v)| *v).collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    names.into_iter().map(|name| (name.clone(), of(name))).collect()
+}
+
 /// Counters of the leader that say what consensus cost: name, factor, metric.
 const COUNTERS: [(&str, f64, &str); 4] = [
     ("log entries", 1.0, "steersman_raft_last_log_index"),
@@ -166,7 +190,7 @@ impl Meter {
     }
 
     /// What was spent since `before`, in ms and numbers, for each thousand of `things`.
-    pub fn since(&self, before: &Self, things: f64) -> Vec<(String, f64)> {
+    pub fn since(&self, before: &Self, things: f64) -> Costs {
         let per_thousand = 1_000.0 / things;
         let less = |now: &BTreeMap<&'static str, f64>, then: &BTreeMap<&'static str, f64>, name| {
             (now.get(name).unwrap_or(&0.0) - then.get(name).unwrap_or(&0.0)) * per_thousand

@@ -7,7 +7,7 @@ use steersman_chaos_tests::Cluster;
 use steersman_client::Client;
 use tokio::task::JoinSet;
 
-use crate::bed::{self, Meter};
+use crate::bed::{self, Costs, Meter};
 use crate::limits::{CALLERS, Limits, caller_words};
 use crate::plan::Plan;
 use crate::report::Row;
@@ -35,7 +35,7 @@ struct Taken {
     callers: usize,
     rates: Vec<f64>,
     call_ms: Vec<f64>,
-    costs: Vec<(String, f64)>,
+    costs: Vec<Costs>,
 }
 
 impl Taken {
@@ -51,7 +51,7 @@ impl Taken {
         let began = Instant::now();
         let calls = callers(&client, self.callers, span).await?;
         self.rates.push(calls.len() as f64 / began.elapsed().as_secs_f64());
-        self.costs = Meter::read(cluster).await?.since(&before, calls.len() as f64);
+        self.costs.push(Meter::read(cluster).await?.since(&before, calls.len() as f64));
         self.call_ms.extend(calls);
         say(&format!("  {}: {:.0} per second", caller_words(self.callers), self.rates[self.rates.len() - 1]));
         Ok(())
@@ -59,7 +59,7 @@ impl Taken {
 
     fn rows(&self, limits: &Limits) -> Result<[Row; 2]> {
         let words = caller_words(self.callers);
-        let rate = Row::new(format!("submits, {words}"), "per second", &self.rates)?.costing(self.costs.clone());
+        let rate = Row::new(format!("submits, {words}"), "per second", &self.rates)?.costing(bed::mean(&self.costs));
         let call = Row::new(format!("one submit, {words}"), "ms", &self.call_ms)?;
         let round = "a durable round (a sync and two bare calls)";
         Ok(if self.callers == 1 {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use steersman_chaos_tests::Cluster;
 use steersman_chaos_tests::spec::{argv, group};
+use steersman_client::Client;
 
 use crate::bed::{self, Meter, Shape};
 use crate::limits::Limits;
@@ -55,6 +56,7 @@ async fn noops(cluster: &mut Cluster, plan: &Plan, shape: Shape) -> Result<Row> 
     }
     let done = f64::from(total) * rates.len() as f64;
     let costs = Meter::read(cluster).await?.since(&before, done);
+    none_left(cluster, &client).await?;
     let submitting = ("ms of it until all were acknowledged".to_owned(), submits.iter().sum::<f64>() * 1e6 / done);
     Ok(Row::new(what, "per second", &rates)?.costing(costs).costing([submitting]))
 }
@@ -74,5 +76,12 @@ async fn processes(cluster: &mut Cluster, plan: &Plan) -> Result<Row> {
         say(&format!("  {what}: {:.0} per second", rates[rates.len() - 1]));
     }
     let costs = Meter::read(cluster).await?.since(&before, f64::from(total) * rates.len() as f64);
+    none_left(cluster, &client).await?;
     Ok(Row::new(what, "per second", &rates)?.costing(costs))
+}
+
+/// Info is what one master knows, so all have to have applied the same first.
+async fn none_left(cluster: &Cluster, client: &Client) -> Result<()> {
+    bed::whole(cluster).await;
+    bed::none_left(client).await
 }
