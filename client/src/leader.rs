@@ -85,7 +85,8 @@ async fn watch_one(client: Client, address: String) {
             while let Ok(Some(info)) = stream.message().await {
                 backoff = Backoff::default();
                 client.inner.learn(&LeaderHint::from_info(&info));
-                client.learn_masters(info.masters.iter().map(|master| master.api.as_str()).filter(|api| !api.is_empty()));
+                client
+                    .learn_masters(info.masters.iter().map(|master| master.api.as_str()).filter(|api| !api.is_empty()));
             }
             client.inner.channels.forget(&address);
         }

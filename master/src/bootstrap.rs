@@ -227,15 +227,18 @@ async fn tell(myself: &Myself, node: &Node, leader: &MemberAddr) -> Result<(), S
     }
     let address = Some(wire::node_out(myself.id, &myself.node));
     let mut client = ClusterClient::new(node.peer_channel(&leader.api));
-    client.add_master(AddMasterRequest { master: address }).await.map(drop).map_err(|status| status.message().to_owned())
+    client
+        .add_master(AddMasterRequest { master: address })
+        .await
+        .map(drop)
+        .map_err(|status| status.message().to_owned())
 }
 
 /// What this master answers to a probe.
 pub fn answer(store: &str, raft: &RaftHandle) -> pb::ProbeResponse {
     let metrics = raft.server_metrics();
     let seen = metrics.borrow_watched();
-    let members: Vec<pb::Node> =
-        seen.membership_config.nodes().map(|(id, node)| wire::member_out(*id, node)).collect();
+    let members: Vec<pb::Node> = seen.membership_config.nodes().map(|(id, node)| wire::member_out(*id, node)).collect();
     pb::ProbeResponse {
         store: store.to_owned(),
         initialized: !members.is_empty(),

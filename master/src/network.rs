@@ -71,7 +71,14 @@ struct PeersInner {
 impl Peers {
     /// Peers of master `from` in `cluster`, reached through `net`.
     pub fn new(cluster: String, from: u64, net: Arc<dyn Net>) -> Self {
-        Self(Arc::new(PeersInner { cluster, from, net, channels: Mutex::default(), addresses: Mutex::default(), silent: Mutex::default() }))
+        Self(Arc::new(PeersInner {
+            cluster,
+            from,
+            net,
+            channels: Mutex::default(),
+            addresses: Mutex::default(),
+            silent: Mutex::default(),
+        }))
     }
 
     /// Notes where a peer's Raft listener may be; the newest word is tried first. A peer is its id and its data, not its
@@ -232,7 +239,12 @@ impl Peer {
         Unreachable::from_string(format!("master {} at {address}: {what}", self.target))
     }
 
-    async fn ask_vote(&self, rpc: VoteRequest<C>, option: RPCOption, pre: bool) -> Result<VoteResponse<C>, RPCError<C>> {
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<C>,
+        option: RPCOption,
+        pre: bool,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
         let request = pb::VoteRequest {
             header: Some(self.peers.header(self.target)),
             vote: Some(vote_out(&rpc.vote)),

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::{ChangeMembers, ServerState};
 use steersman_raft_store::{ApplyObserver, Control, MasterNode, SharedState, SnapshotData};
 use steersman_state::command::Command;
@@ -404,7 +404,9 @@ impl Node {
         let taken = leader.wait_for(|view| view.leader.as_ref().is_some_and(|leader| leader.id != self.id));
         let view = tokio::time::timeout(TRANSFER_TIMEOUT, taken).await;
         let new = match view {
-            Ok(Ok(view)) => view.leader.clone().map(|leader| LeaderHint { id: leader.id, api: leader.api, term: view.term }),
+            Ok(Ok(view)) => {
+                view.leader.clone().map(|leader| LeaderHint { id: leader.id, api: leader.api, term: view.term })
+            }
             _ => None,
         };
         let took = self.world.clock.now() - since;
@@ -501,7 +503,8 @@ type RaftFigures = openraft::RaftMetrics<steersman_raft_store::TypeConfig>;
 fn members(seen: &RaftFigures) -> Vec<MemberView> {
     let membership = seen.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    let matched = |id: &u64| seen.replication.as_ref().and_then(|all| all.get(id).cloned().flatten()).map(|log| log.index);
+    let matched =
+        |id: &u64| seen.replication.as_ref().and_then(|all| all.get(id).cloned().flatten()).map(|log| log.index);
     let age = |id: &u64| {
         let acked = seen.heartbeat.as_ref()?.get(id)?.as_ref()?;
         Some(acked.into_inner().elapsed().as_millis() as u64)
@@ -555,7 +558,13 @@ fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, 
 }
 
 /// Keeps the view of who leads: openraft's word, except that this master shows itself only once its reign has begun.
-pub(crate) async fn watch_leader(raft: RaftHandle, id: u64, throne: Throne, peers: Peers, view: watch::Sender<LeaderView>) {
+pub(crate) async fn watch_leader(
+    raft: RaftHandle,
+    id: u64,
+    throne: Throne,
+    peers: Peers,
+    view: watch::Sender<LeaderView>,
+) {
     let mut metrics = raft.server_metrics();
     let mut reign = throne.watch();
     let mut told = BTreeMap::new();

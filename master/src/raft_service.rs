@@ -16,8 +16,8 @@ use steersman_raft_store::{Control, Snapshot, SnapshotReceiver, StateMachine, Ty
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bootstrap::{self, Gate};
-use crate::node::Listening;
 use crate::network::{Peers, RAFT_MESSAGE_BYTES_MAX, append_answer_out};
+use crate::node::Listening;
 use crate::wire::{self, WIRE_VERSION, WireError, log_id_in, log_id_out, vote_in, vote_out};
 
 /// openraft with our types.
@@ -216,9 +216,7 @@ fn append_all(
 }
 
 /// A stream that first has to be made: its error becomes its only item.
-fn flatten<T, S>(
-    made: impl Stream<Item = Result<S, Status>> + Send,
-) -> impl Stream<Item = Result<T, Status>> + Send
+fn flatten<T, S>(made: impl Stream<Item = Result<S, Status>> + Send) -> impl Stream<Item = Result<T, Status>> + Send
 where
     T: Send,
     S: Stream<Item = Result<T, Status>> + Send,

@@ -64,11 +64,7 @@ pub struct Running {
 ///
 /// # Errors
 /// [`NodeError`], with the exit code that the process should end with.
-pub async fn run(
-    config: MasterConfig,
-    world: World,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), NodeError> {
+pub async fn run(config: MasterConfig, world: World, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RAFT_THREADS)
         .thread_name("raft")
@@ -166,7 +162,13 @@ impl Parts {
     }
 
     /// Opens the door, the reads and the throne, and starts what watches Raft.
-    fn node(&self, raft: RaftHandle, state: steersman_raft_store::SharedState, peers: Peers, down: CancellationToken) -> Arc<Node> {
+    fn node(
+        &self,
+        raft: RaftHandle,
+        state: steersman_raft_store::SharedState,
+        peers: Peers,
+        down: CancellationToken,
+    ) -> Arc<Node> {
         let (config, world, api) = (self.config.clone(), self.world.clone(), &self.surroundings.api);
         let metrics = Arc::new(Metrics::new());
         let (begun, begun_watch) = watch::channel(None);
@@ -354,7 +356,12 @@ pub(crate) fn raft_config(config: &MasterConfig) -> openraft::Config {
     }
 }
 
-async fn new_raft(config: &MasterConfig, peers: Peers, store: Store, spawner: &Spawner) -> Result<RaftHandle, NodeError> {
+async fn new_raft(
+    config: &MasterConfig,
+    peers: Peers,
+    store: Store,
+    spawner: &Spawner,
+) -> Result<RaftHandle, NodeError> {
     let settings = raft_config(config).validate().map_err(|error| NodeError::Raft(error.to_string()))?;
     let id = config.node_id;
     let (log, machine) = (store.log, store.machine);
@@ -468,7 +475,11 @@ mod tests {
     #[test]
     fn leader_restore_stays_off() {
         let config = raft_config(&MasterConfig::default());
-        assert_eq!(config.enable_leader_restore, Some(false), "see docs/decisions/0001: acknowledged work would be lost");
+        assert_eq!(
+            config.enable_leader_restore,
+            Some(false),
+            "see docs/decisions/0001: acknowledged work would be lost"
+        );
         assert_eq!(config.enable_pre_vote, Some(true));
         assert_eq!(config.allow_log_reversion, None);
         assert!(config.validate().is_ok());

@@ -127,7 +127,8 @@ impl tower::Service<http::Uri> for Connector {
         let authority = uri.authority().map(|a| a.to_string());
         let net = self.0.clone();
         Box::pin(async move {
-            let addr = authority.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "address without a host"))?;
+            let addr =
+                authority.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "address without a host"))?;
             net.connect(addr).await.map(TokioIo::new)
         })
     }

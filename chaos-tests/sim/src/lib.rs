@@ -24,7 +24,7 @@ use steersman_master::{Running, Surroundings};
 use steersman_proto::v1::{Handler as HandlerWork, TaskGroup, TaskSpec, task_spec};
 use steersman_raft_store::{CrashMode, MemDisk};
 use steersman_worker::{Handler, HandlerContext, HandlerError};
-use steersman_world::{SeededEntropy, Entropy as _, Spawner};
+use steersman_world::{Entropy as _, SeededEntropy, Spawner};
 
 pub use world::{elapsed, world};
 
@@ -98,8 +98,7 @@ fn host_master(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, disk:
         async move {
             *lives.borrow_mut() += 1;
             let numbers = seed ^ (id << 32) ^ (*lives.borrow() << 48);
-            let surroundings =
-                Surroundings { disk: Arc::new(disk), raft: Spawner::ambient(), api: Spawner::ambient() };
+            let surroundings = Surroundings { disk: Arc::new(disk), raft: Spawner::ambient(), api: Spawner::ambient() };
             let running: Running =
                 steersman_master::start(master_config(id)?, world(numbers, shift), surroundings).await?;
             nodes.borrow_mut().insert(id, running.node.clone());
@@ -158,8 +157,7 @@ fn host_client(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, history: Histo
     sim.client("client", async move {
         let world = world(seed ^ 0xC11E, shift);
         let numbers = SeededEntropy::new(seed ^ 0x5EED);
-        let client =
-            Client::builder(world).addresses(addresses()).timeout(Duration::from_secs(60)).build()?;
+        let client = Client::builder(world).addresses(addresses()).timeout(Duration::from_secs(60)).build()?;
         let mut submitted = 0;
         while submitted < TASKS {
             let count = (1 + numbers.below(5)).min(TASKS - submitted);
@@ -202,13 +200,7 @@ impl Killer {
         Self { kill_at: Duration::from_millis(2_000 + numbers.below(2_000)), restart_at: None, killed: false }
     }
 
-    fn step(
-        &mut self,
-        sim: &mut turmoil::Sim<'_>,
-        nodes: &Nodes,
-        disks: &BTreeMap<u64, MemDisk>,
-        history: &History,
-    ) {
+    fn step(&mut self, sim: &mut turmoil::Sim<'_>, nodes: &Nodes, disks: &BTreeMap<u64, MemDisk>, history: &History) {
         let now = sim.elapsed();
         if !self.killed && now >= self.kill_at {
             let leader = nodes.borrow().iter().find(|(_, node)| node.reign().is_some()).map(|(id, _)| *id);

@@ -14,11 +14,7 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// The world of one simulated host. `shift_ms` moves its wall clock, which must change nothing.
 pub fn world(seed: u64, shift_ms: u64) -> World {
-    World {
-        clock: Arc::new(SimClock { shift_ms }),
-        entropy: Arc::new(SeededEntropy::new(seed)),
-        net: Arc::new(SimNet),
-    }
+    World { clock: Arc::new(SimClock { shift_ms }), entropy: Arc::new(SeededEntropy::new(seed)), net: Arc::new(SimNet) }
 }
 
 struct SimClock {

@@ -24,7 +24,8 @@ fn the_same_seed_gives_the_same_history_and_nothing_is_lost() {
 
 #[test]
 fn p10_a_shifted_wall_clock_changes_nothing() {
-    let without_digest = |text: String| text.lines().filter(|line| !line.starts_with("agreed")).collect::<Vec<_>>().join("\n");
+    let without_digest =
+        |text: String| text.lines().filter(|line| !line.starts_with("agreed")).collect::<Vec<_>>().join("\n");
     assert_eq!(without_digest(history(4, 0)), without_digest(history(4, 86_400_000)));
 }
 

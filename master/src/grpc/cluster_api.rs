@@ -168,7 +168,11 @@ fn info(node: &Node) -> pb::InfoResponse {
         cluster_id: node.cluster_id(),
         self_: Some(own_address(node, &status)),
         role: convert::role_out(status.role).into(),
-        leader: Some(convert::leader_out(&LeaderView { term: status.term, leader: status.leader, members: Vec::new() })),
+        leader: Some(convert::leader_out(&LeaderView {
+            term: status.term,
+            leader: status.leader,
+            members: Vec::new(),
+        })),
         masters: status.members.iter().map(convert::member_out).collect(),
         applied_index: status.applied,
         committed_index: status.committed,

@@ -31,7 +31,6 @@ const PACK_MAX: usize = 1_024;
 /// Version of the session protocol.
 const PROTOCOL: u32 = 1;
 
-
 type Outbound = Pin<Box<dyn Stream<Item = Result<pb::MasterMessage, Status>> + Send>>;
 
 /// Serves workers' sessions.
@@ -82,11 +81,7 @@ async fn first_word(incoming: &mut Streaming<pb::WorkerMessage>) -> Result<pb::H
     }
 }
 
-async fn register(
-    node: &Node,
-    reign: &Reign,
-    hello: pb::Hello,
-) -> Result<(OpenSession, SessionOpened), Status> {
+async fn register(node: &Node, reign: &Reign, hello: pb::Hello) -> Result<(OpenSession, SessionOpened), Status> {
     if hello.protocol != PROTOCOL {
         let message = format!("session protocol {PROTOCOL} is spoken here, the worker speaks {}", hello.protocol);
         return Err(super::status::status(steersman_proto::codes::WRONG_VERSION, message));
@@ -124,11 +119,7 @@ fn welcome(node: &Node, reign: &Reign, opened: &SessionOpened) -> pb::Welcome {
 }
 
 /// The stream to the worker: packed effects and messages, until the session closes or the reign ends.
-fn outbound(
-    reign: Arc<Reign>,
-    queue: mpsc::UnboundedReceiver<Outgoing>,
-    closed: oneshot::Receiver<()>,
-) -> Outbound {
+fn outbound(reign: Arc<Reign>, queue: mpsc::UnboundedReceiver<Outgoing>, closed: oneshot::Receiver<()>) -> Outbound {
     let sender = Sender { reign, queue, closed, done: false };
     Box::pin(futures::stream::unfold(sender, Sender::next).flat_map(futures::stream::iter))
 }
@@ -226,14 +217,18 @@ fn flush(
 fn single(outgoing: Outgoing) -> Option<Say> {
     match outgoing {
         Outgoing::Message(kind) => Some(kind),
-        Outgoing::Effect(Effect::CancelRun { token, .. }, _) => Some(Say::Cancel(pb::CancelTasks { tokens: vec![token.0] })),
+        Outgoing::Effect(Effect::CancelRun { token, .. }, _) => {
+            Some(Say::Cancel(pb::CancelTasks { tokens: vec![token.0] }))
+        }
         Outgoing::Effect(Effect::PushConfig { config, .. }, _) => Some(Say::UpdateConfig(pb::UpdateConfig {
             version: config.version,
             capacity: config.capacity,
             heartbeat_ms: config.heartbeat_ms,
             labels: convert::labels_out(&config.labels),
         })),
-        Outgoing::Effect(Effect::ShutdownWorker { now, .. }, _) => Some(Say::Shutdown(pb::Shutdown { now, deadline_ms: 0 })),
+        Outgoing::Effect(Effect::ShutdownWorker { now, .. }, _) => {
+            Some(Say::Shutdown(pb::Shutdown { now, deadline_ms: 0 }))
+        }
         // EndSession ends the stream, see Sender::next; StartRun is packed.
         Outgoing::Effect(Effect::EndSession { .. } | Effect::StartRun(_), _) => None,
     }

@@ -142,12 +142,7 @@ impl Throne {
 }
 
 /// Begins and ends reigns as Raft gives and takes the office. Runs until Raft stops.
-pub async fn keep(
-    throne: Throne,
-    raft: RaftHandle,
-    office: Office,
-    mut begun: watch::Receiver<Option<(u64, u64)>>,
-) {
+pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: watch::Receiver<Option<(u64, u64)>>) {
     let mut metrics = raft.server_metrics();
     loop {
         let term = led_term(&raft);
@@ -169,12 +164,7 @@ pub async fn keep(
 }
 
 /// Sees to it that the term's first batch is committed, and begins the reign when it is applied here.
-async fn open_term(
-    term: u64,
-    throne: &Throne,
-    office: &Office,
-    begun: &mut watch::Receiver<Option<(u64, u64)>>,
-) {
+async fn open_term(term: u64, throne: &Throne, office: &Office, begun: &mut watch::Receiver<Option<(u64, u64)>>) {
     let opened = begun.borrow_and_update().is_some_and(|(begun, _)| begun == term);
     if opened || office.proposer.propose(None, Command::Tick).await.is_ok() {
         if begun.borrow_and_update().is_some_and(|(begun, _)| begun == term) {

@@ -174,12 +174,7 @@ impl Reign {
     }
 
     /// Asks a worker for a piece of an attempt's output.
-    pub async fn read_log(
-        &self,
-        worker: WorkerId,
-        token: Token,
-        ask: LogAsk,
-    ) -> Result<LogPiece, SessionError> {
+    pub async fn read_log(&self, worker: WorkerId, token: Token, ask: LogAsk) -> Result<LogPiece, SessionError> {
         let LogAsk { stderr, offset, max_bytes, wait_ms } = ask;
         let session = self.session(worker).ok_or(SessionError::NotConnected)?;
         let limit = ANSWER_TIMEOUT + Duration::from_millis(u64::from(wait_ms));
