@@ -317,7 +317,7 @@ pub(crate) fn scan_entries(
         }
         matches!(result, Ok(true))
     });
-    scanned.map_err(|error| disk_read(error))?;
+    scanned.map_err(disk_read)?;
     if let (Ok(true), Some((index, parts))) = (&result, open) {
         each(index, parts)?;
         return Ok(false);

@@ -78,7 +78,8 @@ fn random_id() -> u128 {
 }
 
 fn emptied(disk: &dyn Disk) -> StoreError {
-    StoreError::foreign(disk.place(), "its log was removed or emptied, and with it the votes that this node has cast")
+    let problem = "its log was removed, emptied or damaged from its beginning, and the votes that this node cast are gone";
+    StoreError::foreign(disk.place(), problem)
 }
 
 /// The store of keys must be the one that the identity file names; a fresh one is marked so.

@@ -106,6 +106,28 @@ async fn p01_a_crash_between_write_and_sync_loses_only_what_was_not_acknowledged
     assert_eq!(all(&mut log).await, vec![raw(1, 0, b"kept")]);
 }
 
+/// Keys whose sync only says that it did.
+struct Liar(MemDisk);
+
+impl Probe for Liar {
+    fn sync_is_a_lie(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_lied_about_its_syncs_is_found_out() {
+    let disk = MemDisk::new();
+    reopen(&disk).await.unwrap().control.close().await.unwrap();
+    let liar = Arc::new(Probed { disk: Arc::new(disk.clone()), probe: Arc::new(Liar(disk.clone())) });
+    let Store { mut log, .. } = open_with(liar.clone(), options()).await.unwrap();
+    append(&mut log, vec![raw(1, 0, b"acknowledged")]).await.unwrap();
+    liar.probe.0.crash(CrashMode::LoseUnsynced);
+    let error = reopen(&disk).await.err().unwrap();
+    assert_eq!(error.exit_code(), exit::CORRUPT_DATA);
+    assert!(error.to_string().contains("synced writes are lost"), "{error}");
+}
+
 #[tokio::test]
 async fn many_callers_share_a_sync() {
     let disk = MemDisk::new();

@@ -233,12 +233,17 @@ async fn run(ops: Vec<Op>, recent_bytes: usize, disk: Box<dyn Fn() -> Arc<dyn Di
     run.store.control.close().await.unwrap();
 }
 
+/// As many as `CASES` says, for a sweep.
+fn cases(usual: u32) -> u32 {
+    std::env::var("CASES").ok().map_or(usual, |cases| cases.parse().unwrap())
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_twin_behaves_like_a_map(ops in prop::collection::vec(op(), 1..40), recent in prop_oneof![Just(0), Just(50_000)]) {
@@ -249,7 +254,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(12), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sled_behaves_like_a_map(ops in prop::collection::vec(op(), 1..40), recent in prop_oneof![Just(0), Just(50_000)]) {

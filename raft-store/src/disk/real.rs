@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -27,6 +28,8 @@ const LOCK: &str = "lock";
 const WITNESS: &str = "witness";
 /// How often sled's own thread flushes and collects segments, in ms: it collects only there, so never `None`.
 const SLED_FLUSH_MS: u64 = 200;
+/// How long sled's threads may take to end. Usually under a millisecond; on a busy machine a few.
+const SLED_ENDS: Duration = Duration::from_secs(5);
 
 /// A data directory.
 pub struct SledDisk {
@@ -148,7 +151,7 @@ impl Disk for SledDisk {
         let file = file.map_err(self.error("open", "log/db"))?;
         file.sync_all().map_err(self.error("sync", "log/db"))?;
         sync_dir(&dir).map_err(self.error("sync", KEYS))?;
-        Ok(Box::new(SledKeys { db, file }))
+        Ok(Box::new(SledKeys { db, file: SledFile(file) }))
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -283,10 +286,28 @@ fn io_error(error: sled::Error) -> io::Error {
     }
 }
 
+/// Fields are dropped in order: the database first, then what waits until it is gone.
 struct SledKeys {
     db: sled::Db,
-    /// sled's own file, opened a second time: `fdatasync` works on the file, whoever wrote to it.
-    file: File,
+    file: SledFile,
+}
+
+/// sled's own file, opened a second time: `fdatasync` works on the file, whoever wrote to it.
+struct SledFile(File);
+
+impl Drop for SledFile {
+    /// sled's own threads may hold its file, and the lock on it, a moment longer than the database lives. Whoever is told
+    /// that the store is closed must be able to open it.
+    fn drop(&mut self) {
+        let began = Instant::now();
+        while matches!(self.0.try_lock(), Err(TryLockError::WouldBlock)) {
+            if began.elapsed() > SLED_ENDS {
+                tracing::warn!("sled has not let go of its file");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl Keys for SledKeys {
@@ -321,7 +342,7 @@ impl Keys for SledKeys {
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         async {
             guarded(|| self.db.flush()).map_err(io_error)?;
-            self.file.sync_data()
+            self.file.0.sync_data()
         }
         .boxed()
     }

@@ -135,6 +135,10 @@ pub trait Probe: Send + Sync + 'static {
         std::future::ready(()).boxed()
     }
     fn synced(&self) {}
+    /// Nothing is synced, and nobody is told.
+    fn sync_is_a_lie(&self) -> bool {
+        false
+    }
 }
 
 /// A disk that tells a probe what happens to its keys.
@@ -208,7 +212,9 @@ impl<P: Probe> Keys for ProbedKeys<P> {
     fn sync(&self) -> BoxFuture<'_, std::io::Result<()>> {
         async {
             self.probe.syncing().await;
-            self.keys.sync().await?;
+            if !self.probe.sync_is_a_lie() {
+                self.keys.sync().await?;
+            }
             self.probe.synced();
             Ok(())
         }
