@@ -326,12 +326,12 @@ fn obstacle(worker: &Worker, needs: &Requirements) -> (&'static str, String) {
 
 fn pending_summary(ahead: u64, reasons: &[ExplainReason]) -> String {
     let workers = |reason: &ExplainReason| format!("{} {}", reason.workers, reason.reason.replace('_', " "));
-    match reasons.is_empty() {
-        true => "waits: no worker is registered".into(),
-        false => format!(
-            "waits for a slot behind {ahead} others like it; workers: {}",
-            reasons.iter().map(workers).collect::<Vec<_>>().join(", ")
-        ),
+    let all = reasons.iter().map(workers).collect::<Vec<_>>().join(", ");
+    let never = |reason: &ExplainReason| matches!(reason.reason, "label" | "resource");
+    match reasons {
+        [] => "waits: no worker is registered".into(),
+        _ if reasons.iter().all(never) => format!("no worker meets its requirements: {all}"),
+        _ => format!("waits for a slot behind {ahead} others like it; workers: {all}"),
     }
 }
 
