@@ -427,8 +427,18 @@ fn summary(infos: &BTreeMap<u64, InfoResponse>) -> String {
 fn run_folder() -> Result<PathBuf> {
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
     std::fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("run").rsplit("::").next().unwrap_or("run").to_owned();
-    let folder = tempfile::Builder::new().prefix(&format!("{test}-")).tempdir_in(&runs)?;
+    let folder = tempfile::Builder::new().prefix(&format!("{}-", test_name())).tempdir_in(&runs)?;
     Ok(folder.keep())
+}
+
+/// The thread is named after the test, but for a runner that starts a process for each: there the test is an argument.
+fn test_name() -> String {
+    let last = |path: &str| path.rsplit("::").next().unwrap_or("run").to_owned();
+    match std::thread::current().name() {
+        Some(name) if name != "main" => last(name),
+        _ => std::env::args()
+            .skip(1)
+            .find(|arg| !arg.starts_with('-'))
+            .map_or_else(|| "run".to_owned(), |arg| last(&arg)),
+    }
 }
