@@ -78,7 +78,8 @@ fn random_id() -> u128 {
 }
 
 fn emptied(disk: &dyn Disk) -> StoreError {
-    let problem = "its log was removed, emptied or damaged from its beginning, and the votes that this node cast are gone";
+    let problem =
+        "its log was removed, emptied or damaged from its beginning, and the votes that this node cast are gone";
     StoreError::foreign(disk.place(), problem)
 }
 
