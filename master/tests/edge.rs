@@ -19,6 +19,7 @@ use steersman_proto::v1::events_client::EventsClient;
 use steersman_proto::v1::tasks_client::TasksClient;
 use steersman_proto::v1::workers_client::WorkersClient;
 use steersman_raft_store::MemDisk;
+use steersman_state::command::Command;
 use steersman_world::{BoxIo, Connector, Incoming, Net, RealClock, RealEntropy, Spawner, World};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -477,4 +478,19 @@ async fn a_leader_without_a_quorum_is_not_ready_and_confirms_nothing() {
     let unknown = cluster.tasks(leader).submit(submit(2, 1)).await.unwrap_err();
     assert!(["OUTCOME_UNKNOWN", "NO_QUORUM", "NO_LEADER"].contains(&reason(&unknown).as_str()), "{unknown:?}");
     cluster.stop_all().await;
+}
+
+/// A meaning of `apply` that this version does not know is switched on: every master stops with the code of a wrong version
+/// instead of going on with its own meaning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_an_unknown_format_level_stops_the_masters_with_their_exit_code() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let unknown = Command::SetFormatLevel(steersman_state::FORMAT_LEVEL + 1);
+    let node = cluster.masters[&leader].node.clone();
+    // The outcome is unknown to whoever asked: its own master stops while it applies the command.
+    assert!(node.propose(None, unknown).await.is_err());
+    let ended = cluster.masters.remove(&leader).unwrap().until(std::future::pending());
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert_eq!(ended.unwrap_err().exit_code(), 76);
 }

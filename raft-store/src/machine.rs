@@ -14,7 +14,7 @@ use openraft::entry::RaftEntry as _;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::{Mutex, RwLock};
-use steersman_state::{Applied, Image, MasterId, State};
+use steersman_state::{Applied, FORMAT_LEVEL, Image, MasterId, State};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -105,7 +105,13 @@ impl Machine {
         if !self.bound.load(Ordering::Relaxed) {
             self.bind(&state)?;
         }
+        let level = state.format_level();
         drop(state);
+        if level > FORMAT_LEVEL {
+            // A newer meaning of apply was switched on: this version would give other answers than the others from here on.
+            let place = format!("the state from log entry {index} on");
+            return Err(StoreError::WrongVersion { place, found: level, known: FORMAT_LEVEL });
+        }
         self.metrics.applied(began.elapsed());
         self.observer.applied(index, term, &applied);
         Ok(applied)
