@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn the_longest_mount_that_holds_the_path_counts() {
-        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /work xfs rw 0 0\n";
-        assert_eq!(disk_of(mounts, Path::new("/work/x")), "xfs on /dev/b");
-        assert_eq!(disk_of(mounts, Path::new("/worker")), "ext4 on /dev/a");
+        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /srv xfs rw 0 0\n";
+        assert_eq!(disk_of(mounts, Path::new("/srv/x")), "xfs on /dev/b");
+        assert_eq!(disk_of(mounts, Path::new("/srver")), "ext4 on /dev/a");
     }
 
     #[test]
