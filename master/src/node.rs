@@ -25,12 +25,12 @@ use crate::config::MasterConfig;
 use crate::leader::{Reign, Throne};
 use crate::network::Peers;
 use crate::observe::Metrics;
-use crate::propose::{Committed, ProposeError, Proposer, leader_hint};
+use crate::propose::{Proposer, leader_hint};
 use crate::raft_service::RaftHandle;
 use crate::reads::Reads;
 use crate::waiters::Waiters;
 
-pub use crate::propose::{Committed as CommittedReply, ProposeError as DoorError};
+pub use crate::propose::{Committed, ProposeError};
 
 /// A leadership transfer that took longer did not happen.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -325,11 +325,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    /// Figures of the store, by name.
-    pub fn store_stats(&self) -> Vec<(&'static str, f64)> {
-        self.store().map(|store| store.metrics().figures()).unwrap_or_default()
     }
 
     /// A cached channel to another master's API listener.

@@ -103,18 +103,6 @@ impl Store {
         let memory = self.control.shared.memory.lock();
         memory.vote.is_none() && memory.last.is_none() && self.control.machine.newest.lock().is_none()
     }
-
-    /// Makes receivers of snapshots.
-    pub fn receiver(&self) -> Arc<dyn Fn() -> Result<SnapshotReceiver, StoreError> + Send + Sync> {
-        let control = self.control.clone();
-        Arc::new(move || control.receive_snapshot())
-    }
-
-    /// Reads [`Metrics`] as named numbers: durations in seconds, histograms as `_sum` and `_count`.
-    pub fn stats(&self) -> Arc<dyn Fn() -> Vec<(&'static str, f64)> + Send + Sync> {
-        let metrics = self.control.metrics();
-        Arc::new(move || metrics.figures())
-    }
 }
 
 /// What a node does with its store besides giving it to openraft. Cheap to clone.

@@ -94,32 +94,6 @@ impl Metrics {
         self.writing_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Everything as named numbers: durations in seconds, histograms as `_sum` and `_count`.
-    pub fn figures(&self) -> Vec<(&'static str, f64)> {
-        let seconds = |histogram: &Histogram| histogram.sum() as f64 / 1e6;
-        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
-        vec![
-            ("sync_seconds_sum", seconds(&self.sync_us)),
-            ("sync_count", self.sync_us.count() as f64),
-            ("sync_operations_sum", self.sync_operations.sum() as f64),
-            ("append_seconds_sum", seconds(&self.append_us)),
-            ("append_count", self.append_us.count() as f64),
-            ("apply_seconds_sum", seconds(&self.apply_us)),
-            ("apply_count", self.apply_us.count() as f64),
-            ("snapshot_image_seconds_sum", seconds(&self.image_us)),
-            ("snapshot_write_seconds_sum", seconds(&self.snapshot_us)),
-            ("snapshot_count", self.snapshot_us.count() as f64),
-            ("snapshot_bytes", number(&self.snapshot_bytes)),
-            ("snapshot_index", number(&self.snapshot_index)),
-            ("written_bytes", number(&self.written_bytes)),
-            ("entries_written", number(&self.entries_written)),
-            ("entries_purged", number(&self.entries_purged)),
-            ("entries_read_from_disk", number(&self.entries_read)),
-            ("recent_bytes", number(&self.recent_bytes)),
-            ("stalled_seconds", self.stalled_for().as_secs_f64()),
-        ]
-    }
-
     pub(crate) fn writing(&self, since: Option<Instant>) {
         *self.writing_since.lock() = since;
     }

@@ -4,6 +4,8 @@
 //! `cargo test --release -p steersman-state --test cost -- --ignored --nocapture`.
 #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,21 +27,9 @@ impl Feed {
 }
 
 fn spec(n: u64) -> TaskSpec {
-    TaskSpec {
-        name: format!("task-{n}"),
-        work: Work::Command { argv: vec!["/bin/true".into(), n.to_string()], workdir: String::new(), stdin: vec![] },
-        env: Labels::new(),
-        require_labels: Labels::new(),
-        require_resources: Resources::new(),
-        priority: 0,
-        timeout_ms: 0,
-        deadline_ms: 0,
-        max_attempts: 3,
-        backoff: Backoff::default(),
-        retry_on: RetryOn::default(),
-        on_partition: OnPartition::Continue,
-        kill_grace_ms: 5_000,
-    }
+    let argv = vec!["/bin/true".into(), n.to_string()];
+    let work = Work::Command { argv, workdir: String::new(), stdin: vec![] };
+    TaskSpec { work, ..common::spec(&format!("task-{n}")) }
 }
 
 fn workers(count: u32, capacity: u32) -> Vec<Command> {
