@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .without_time()
         .init();
-    let history = steersman_sim::run(args.seed, args.wall_shift_ms)?;
+    let history = steersman_sim::full::run(args.seed, args.wall_shift_ms)?;
     print!("{history}");
     Ok(())
 }
