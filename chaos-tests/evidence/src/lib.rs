@@ -4,5 +4,14 @@
 //! always holds: nothing here performs I/O beyond reading and writing the bytes it is given, and no checker shares code
 //! with the product, so that it can't repeat the product's mistakes.
 
+pub mod bounds;
+mod check;
+pub mod history;
 pub mod record;
 pub mod verdict;
+
+pub use bounds::Bounds;
+pub use check::check;
+pub use history::{History, Op, ReadError, write_record};
+pub use record::Record;
+pub use verdict::{Finding, Verdict, all_good, any_bad, summary};

@@ -34,8 +34,30 @@ pub enum Record {
     Reach(Reach),
     /// A fault that began or ended.
     Fault(Fault),
+    /// A master that took over a whole snapshot from another.
+    Installed(Installed),
     /// Anything else that a reader of the timeline should see.
     Note(Note),
+}
+
+impl Record {
+    /// When it was seen; a run is seen at its beginning, an attempt when its latest sign of life was.
+    pub fn at_us(&self) -> u64 {
+        match self {
+            Self::Run(_) => 0,
+            Self::Invoke(it) => it.at_us,
+            Self::Complete(it) => it.at_us,
+            Self::Events(it) => it.at_us,
+            Self::Interval(it) => it.to_us.unwrap_or(it.seen_us),
+            Self::FencedWrite(it) => it.at_us,
+            Self::Digest(it) => it.at_us,
+            Self::Leads(it) => it.at_us,
+            Self::Reach(it) => it.at_us,
+            Self::Fault(it) => it.at_us,
+            Self::Installed(it) => it.at_us,
+            Self::Note(it) => it.at_us,
+        }
+    }
 }
 
 /// What run this is.
@@ -447,6 +469,17 @@ pub enum Phase {
         /// Why.
         why: String,
     },
+}
+
+/// A master that took over a whole snapshot from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// When.
+    pub at_us: u64,
+    /// Which master.
+    pub master: u64,
+    /// The last log index that the snapshot holds; 0 if unknown.
+    pub index: u64,
 }
 
 /// Anything else for the timeline.
