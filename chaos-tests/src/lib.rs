@@ -5,11 +5,13 @@
 //! `chaos-tests/runs`. The simulated world is a workspace of its own, in `sim/`.
 
 pub mod audit;
+pub mod bed;
 pub mod cli;
 pub mod cluster;
 pub mod history;
 pub mod http;
 pub mod load;
+pub mod nemesis;
 pub mod poll;
 pub mod ports;
 pub mod process;

@@ -1,0 +1,238 @@
+//! What can be done to a cluster: classes of faults, injected into a [`Bed`] and healed as an operator would.
+//!
+//! What always holds: a fault that was not installed is never called installed (see [`Skipped`]); no class impairs more masters
+//! than a majority can spare, with all that is already impaired, unless [`Class::stops_all`] says so; after [`heal`] the node
+//! runs again, the link is open, and data that was damaged has been replaced. Nothing here judges histories.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rand::Rng;
+
+use crate::bed::Bed;
+
+/// A class of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// SIGKILL of a master.
+    Kill,
+    /// A master's machine loses power: what was not synced is gone, and nobody says goodbye on the network.
+    PowerLoss,
+    /// All masters lose power at one moment.
+    PowerLossAll,
+    /// SIGSTOP of a master, later SIGCONT.
+    Pause,
+    /// A minority of the masters, with some of the workers, is cut off in both directions.
+    PartitionHalves,
+    /// A master hears but is not heard, or is heard but does not hear.
+    PartitionOneSided,
+    /// The leader alone is cut off from all other masters.
+    LeaderIsolated,
+    /// Two masters that see each other only through the others.
+    Bridge,
+    /// A master's links are cut and restored again and again.
+    Flapping,
+    /// Every packet is late by the same time.
+    Delay,
+    /// Every packet is late by a time of its own.
+    Jitter,
+    /// Packets are lost.
+    Loss,
+    /// Packets arrive twice.
+    Duplicate,
+    /// Packets overtake each other.
+    Reorder,
+    /// Links carry little.
+    Throttle,
+    /// Wall clocks jump, by seconds or years, forward or back.
+    ClockJump,
+    /// Wall clocks run at wrong rates.
+    ClockDrift,
+    /// A master's disk is full.
+    DiskFull,
+    /// A master's disk is slow to write and to sync.
+    DiskSlow,
+    /// A master's syncs fail.
+    SyncFails,
+    /// A master's syncs succeed without having synced anything.
+    SyncLies,
+    /// A master's syncs are slow.
+    SyncSlow,
+    /// Bits flip in the data of a stopped master, which is then started.
+    BitFlip,
+    /// A file of a stopped master is cut short, and the master is started.
+    Truncate,
+    /// Every master is ended in good order and started again, one after the other.
+    RollingRestart,
+    /// A new master joins, is promoted, and another one is removed.
+    Membership,
+    /// A master comes back with an empty disk under its old id; it must be refused, and is replaced.
+    WipeRejoin,
+    /// A worker's machine dies: worker, keeper and tasks.
+    WorkerKill,
+    /// A worker is frozen with everything it runs.
+    WorkerPause,
+    /// A worker is cut off from all masters.
+    WorkerCut,
+    /// SIGKILL of all masters at one moment.
+    AllMastersDown,
+    /// The leader is told to hand over.
+    StepDown,
+}
+
+impl Class {
+    /// Every class.
+    pub fn all() -> &'static [Self] {
+        use Class::*;
+        &[
+            Kill,
+            PowerLoss,
+            PowerLossAll,
+            Pause,
+            PartitionHalves,
+            PartitionOneSided,
+            LeaderIsolated,
+            Bridge,
+            Flapping,
+            Delay,
+            Jitter,
+            Loss,
+            Duplicate,
+            Reorder,
+            Throttle,
+            ClockJump,
+            ClockDrift,
+            DiskFull,
+            DiskSlow,
+            SyncFails,
+            SyncLies,
+            SyncSlow,
+            BitFlip,
+            Truncate,
+            RollingRestart,
+            Membership,
+            WipeRejoin,
+            WorkerKill,
+            WorkerPause,
+            WorkerCut,
+            AllMastersDown,
+            StepDown,
+        ]
+    }
+
+    /// Its name on the command line, in histories and reports: `partition-halves`.
+    pub fn name(self) -> &'static str {
+        use Class::*;
+        match self {
+            Kill => "kill",
+            PowerLoss => "power-loss",
+            PowerLossAll => "power-loss-all",
+            Pause => "pause",
+            PartitionHalves => "partition-halves",
+            PartitionOneSided => "partition-one-sided",
+            LeaderIsolated => "leader-isolated",
+            Bridge => "bridge",
+            Flapping => "flapping",
+            Delay => "delay",
+            Jitter => "jitter",
+            Loss => "loss",
+            Duplicate => "duplicate",
+            Reorder => "reorder",
+            Throttle => "throttle",
+            ClockJump => "clock-jump",
+            ClockDrift => "clock-drift",
+            DiskFull => "disk-full",
+            DiskSlow => "disk-slow",
+            SyncFails => "sync-fails",
+            SyncLies => "sync-lies",
+            SyncSlow => "sync-slow",
+            BitFlip => "bit-flip",
+            Truncate => "truncate",
+            RollingRestart => "rolling-restart",
+            Membership => "membership",
+            WipeRejoin => "wipe-rejoin",
+            WorkerKill => "worker-kill",
+            WorkerPause => "worker-pause",
+            WorkerCut => "worker-cut",
+            AllMastersDown => "all-masters-down",
+            StepDown => "step-down",
+        }
+    }
+
+    /// The class of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::all().iter().copied().find(|class| class.name() == name)
+    }
+
+    /// Whether it takes rights that only root has: without them, [`inject`] answers [`Skipped::Unable`].
+    pub fn needs_root(self) -> bool {
+        matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::Loss | Self::Duplicate | Self::Reorder)
+    }
+
+    /// Whether it stops the whole cluster, by intent.
+    pub fn stops_all(self) -> bool {
+        matches!(self, Self::PowerLossAll | Self::AllMastersDown)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A fault that is in force, to be given to [`heal`].
+#[derive(Debug)]
+pub struct Active {
+    /// Its class.
+    pub class: Class,
+    /// What it was done to, and how, in words: `master 2, 80 ms`.
+    pub target: String,
+    /// Masters that cannot do their part because of it.
+    pub masters: BTreeSet<u64>,
+    /// Workers that cannot do their part because of it.
+    pub workers: BTreeSet<String>,
+    /// Since when.
+    pub since: Instant,
+    /// How long it should be left in force to mean anything; zero for what is over already (a restart, a change of members).
+    pub at_least: Duration,
+}
+
+/// Why a fault is not in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Skipped {
+    /// It can never be installed in this bed: a run that wanted it is *unknown*, not *passed*.
+    Unable(String),
+    /// Not at the moment: too much else is impaired, or there is no leader. Try again later.
+    NotNow(String),
+    /// It was installed and the product did not do what it promises (for example, a wiped master was let in): a finding.
+    Broken(String),
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unable(why) => write!(f, "unable: {why}"),
+            Self::NotNow(why) => write!(f, "not now: {why}"),
+            Self::Broken(what) => write!(f, "broken: {what}"),
+        }
+    }
+}
+
+/// Puts a fault in force. Classes that are over when they are done (restarts, membership) take seconds here.
+///
+/// # Errors
+/// If it is not in force: see [`Skipped`].
+pub async fn inject(_bed: &mut Bed, _class: Class, _rng: &mut impl Rng) -> Result<Active, Skipped> {
+    Err(Skipped::Unable("under construction".to_owned()))
+}
+
+/// Takes a fault back, as an operator would: starts, opens, frees, replaces; waits until masters that it started take part.
+///
+/// # Errors
+/// If that was not possible within [`crate::PATIENCE`] and a bit: with what was seen last.
+pub async fn heal(_bed: &mut Bed, _active: Active) -> Result<()> {
+    anyhow::bail!("under construction")
+}
