@@ -189,6 +189,11 @@ impl Listening {
 impl ApplyObserver for Listening {
     fn applied(&self, index: u64, term: u64, applied: &Applied) {
         self.clock.observe(applied.time_ms);
+        #[cfg(feature = "seeded-bugs")]
+        let term = match self.throne.reign() {
+            Some(former) if steersman_bugs::planted("effects-on-follower") => former.term,
+            _ => term,
+        };
         if let Some(reign) = self.throne.reign()
             && reign.term == term
         {
@@ -200,6 +205,7 @@ impl ApplyObserver for Listening {
     }
 
     fn installed(&self, index: u64) {
+        tracing::info!(index, "took over a snapshot of another master");
         self.waiters.installed();
         self.applied.send_replace(index);
     }
