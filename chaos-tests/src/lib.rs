@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bed;
+pub mod chaos;
 pub mod cli;
 pub mod cluster;
 pub mod history;
