@@ -5,7 +5,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use steersman_client::v1::{Event, EventBatch, event::Kind};
+use steersman_client::v1::{ElectionReport, Event, EventBatch, event::Kind};
 use steersman_client::{EventItem, EventsFrom};
 
 use crate::context::{Ctx, Output};
@@ -185,9 +185,48 @@ fn event_json(event: &Event) -> (&'static str, Value) {
         Some(Kind::LeaderElected(e)) => ("leader_elected", json!({"term": e.term, "master_id": e.master_id})),
         Some(Kind::MembershipChanged(e)) => ("membership_changed", json!({"voters": e.voters, "learners": e.learners})),
         Some(Kind::TasksTrimmed(e)) => ("tasks_trimmed", json!({"count": e.count})),
+        Some(Kind::ElectionReport(e)) => ("election_report", election_json(e)),
         // From a newer master.
         None => ("unknown", Value::Null),
     }
+}
+
+fn election_json(e: &ElectionReport) -> Value {
+    json!({
+        "term": e.term, "master_id": e.master_id, "former_id": e.former_id, "cause": e.cause, "planned": e.planned,
+        "suspected_us": e.suspected_us, "asked_us": e.asked_us, "granted_us": e.granted_us, "elected_us": e.elected_us,
+        "committed_us": e.committed_us, "dispatched_us": e.dispatched_us, "workers_back_us": e.workers_back_us,
+        "workers_believed": e.workers_believed, "workers_back": e.workers_back, "reported_us": e.reported_us,
+    })
+}
+
+/// The milestones in words: ms after the former leader was last heard.
+fn election_text(e: &ElectionReport) -> String {
+    let ms = |us: u64| format!("{:.1}", us as f64 / 1_000.0);
+    let optional = |us: Option<u64>| us.map_or_else(|| "none".to_owned(), |us| format!("{} ms", ms(us)));
+    let cause = match e.cause.as_str() {
+        "handover" => "planned: the office was handed over",
+        "reset" => "unplanned: the leader's process was gone",
+        "timer" => "unplanned: the leader fell silent",
+        "start" => "no leader was heard since the start",
+        other => other,
+    };
+    let former = if e.former_id == 0 { String::new() } else { format!(" after master {}", e.former_id) };
+    format!(
+        "master {}{former} in term {} ({cause}): suspected {}, votes asked {}, granted {}, elected {}, first commit {}, first \
+         dispatch {}, {} of {} workers back {}",
+        e.master_id,
+        e.term,
+        ms(e.suspected_us),
+        ms(e.asked_us),
+        ms(e.granted_us),
+        ms(e.elected_us),
+        ms(e.committed_us),
+        optional(e.dispatched_us),
+        e.workers_back,
+        e.workers_believed,
+        optional(e.workers_back_us),
+    )
 }
 
 /// The fields in words.
@@ -222,6 +261,7 @@ fn text(event: &Event) -> String {
         Some(Kind::LeaderElected(e)) => format!("master {} in term {}", e.master_id, e.term),
         Some(Kind::MembershipChanged(e)) => format!("voters {:?}, learners {:?}", e.voters, e.learners),
         Some(Kind::TasksTrimmed(e)) => format!("{} finished tasks", e.count),
+        Some(Kind::ElectionReport(e)) => election_text(e),
         None => "from a newer master".to_owned(),
     }
 }

@@ -3,10 +3,14 @@
 //! [`run`] starts a master on the real machine, [`start`] one in any [`Surroundings`]: the same code in both. What always
 //! holds: the state decides, this crate carries. It never decides what `steersman-state` could.
 
+mod audit;
 mod bootstrap;
 mod clock;
 pub mod config;
+mod election;
 pub mod exit;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod leader;
 mod network;

@@ -25,9 +25,10 @@ use parking_lot::Mutex;
 use steersman_proto::raft::v1 as pb;
 use steersman_proto::raft::v1::raft_client::RaftClient;
 use steersman_raft_store::{MasterNode, SnapshotData, TypeConfig};
-use steersman_world::{Connector, Net};
+use steersman_world::{Connector, Net, World};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::election::Elections;
 use crate::wire::{self, WIRE_VERSION, log_id_in, log_id_out, vote_in, vote_out};
 
 type C = TypeConfig;
@@ -62,6 +63,7 @@ struct PeersInner {
     cluster: String,
     from: u64,
     net: Arc<dyn Net>,
+    elections: Elections,
     channels: Mutex<BTreeMap<(String, Purpose), Channel>>,
     addresses: Mutex<BTreeMap<u64, Vec<String>>>,
     /// Peers that did not answer when they were last asked: so that each change is told once.
@@ -69,16 +71,22 @@ struct PeersInner {
 }
 
 impl Peers {
-    /// Peers of master `from` in `cluster`, reached through `net`.
-    pub fn new(cluster: String, from: u64, net: Arc<dyn Net>) -> Self {
+    /// Peers of master `from` in `cluster`, reached through the world's net.
+    pub fn new(cluster: String, from: u64, world: &World) -> Self {
         Self(Arc::new(PeersInner {
             cluster,
             from,
-            net,
+            net: world.net.clone(),
+            elections: Elections::new(world.clock.clone()),
             channels: Mutex::default(),
             addresses: Mutex::default(),
             silent: Mutex::default(),
         }))
+    }
+
+    /// Where the milestones of elections are noted.
+    pub fn elections(&self) -> &Elections {
+        &self.0.elections
     }
 
     /// Notes where a peer's Raft listener may be; the newest word is tried first. A peer is its id and its data, not its
@@ -251,6 +259,7 @@ impl Peer {
             last_log_id: rpc.last_log_id.as_ref().map(log_id_out),
             leadership_transfer: rpc.leadership_transfer,
         };
+        self.peers.elections().asked();
         let limit = option.hard_ttl().max(VOTE_TIMEOUT_MIN);
         let mut client = self.client(Purpose::Control);
         let answer = if pre {
@@ -258,6 +267,9 @@ impl Peer {
         } else {
             self.call(Purpose::Control, limit, client.vote(request)).await?
         };
+        if answer.granted && !pre {
+            self.peers.elections().granted();
+        }
         let vote = vote_in(answer.vote.as_ref()).map_err(|error| Unreachable::new(&error))?;
         Ok(VoteResponse::new(vote, answer.last_log_id.as_ref().map(log_id_in), answer.granted))
     }

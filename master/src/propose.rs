@@ -121,6 +121,7 @@ pub struct Door {
 /// Where callers stand in line. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposer {
+    id: u64,
     queue: mpsc::Sender<Pending>,
     queued: Arc<AtomicUsize>,
     limits: DoorLimits,
@@ -131,9 +132,14 @@ impl Proposer {
     pub fn open(door: Door, spawner: &Spawner) -> Self {
         let (queue, waiting) = mpsc::channel(door.limits.queued_max.max(1));
         let queued = Arc::new(AtomicUsize::new(0));
-        let limits = door.limits.clone();
-        spawner.spawn(Arc::new(door).run(waiting, queued.clone()));
-        Self { queue, queued, limits }
+        let (id, limits) = (door.id, door.limits.clone());
+        spawner.spawn(Arc::new(door).run(waiting, queued.clone(), spawner.clone()));
+        Self { id, queue, queued, limits }
+    }
+
+    /// Id of the master whose door this is.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Commands that wait or are on their way.
@@ -173,7 +179,7 @@ fn approximate_bytes(command: &Command) -> usize {
 }
 
 impl Door {
-    async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Pending>, queued: Arc<AtomicUsize>) {
+    async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Pending>, queued: Arc<AtomicUsize>, spawner: Spawner) {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut held_over = None;
         let mut collected = Vec::new();
@@ -192,7 +198,7 @@ impl Door {
             let door = self.clone();
             self.metrics.proposals_queued(queued.load(Ordering::Relaxed));
             let sent = self.send(term, begins, batch).await;
-            tokio::spawn(async move {
+            spawner.spawn(async move {
                 door.complete(term, begins, sent).await;
                 drop(permit);
             });

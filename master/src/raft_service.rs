@@ -13,6 +13,7 @@ use openraft::{Raft, ReadPolicy};
 use steersman_proto::raft::v1 as pb;
 use steersman_proto::raft::v1::raft_server::{Raft as RaftRpc, RaftServer};
 use steersman_raft_store::{Control, Snapshot, SnapshotReceiver, StateMachine, TypeConfig};
+use steersman_state::effect::ElectionCause;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bootstrap::{self, Gate};
@@ -136,11 +137,14 @@ impl RaftRpc for RaftService {
         let answers = futures::stream::once(async move {
             let first = incoming.message().await?.ok_or_else(|| Status::invalid_argument("an empty append stream"))?;
             service.check(first.header.as_ref())?;
-            let (raft, listening) = (service.raft.clone(), service.listening.clone());
+            let (raft, listening, elections) =
+                (service.raft.clone(), service.listening.clone(), service.peers.elections().clone());
+            let leader = first.header.as_ref().map_or(0, |header| header.from);
             let answers = append_all(&raft, appends(first, incoming));
             Ok::<_, Status>(answers.map(move |answer| {
                 if matches!(answer, Ok(Ok(_))) {
                     listening.leader_heard();
+                    elections.heard(leader);
                 }
                 answer.map(append_answer_out).map_err(broken)
             }))
@@ -179,6 +183,9 @@ impl RaftRpc for RaftService {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
         let from = vote_in(request.from.as_ref()).map_err(malformed)?;
+        if request.to == self.id {
+            self.peers.elections().suspected(ElectionCause::Handover);
+        }
         let rpc = TransferLeaderRequest::new(from, request.to, request.last_log_id.as_ref().map(log_id_in));
         let answer = self.raft.handle_transfer_leader(rpc).await.map_err(broken)?;
         let refused = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
@@ -192,6 +199,15 @@ impl RaftRpc for RaftService {
             self.peers.learn(asker.id, &asker.raft);
         }
         Ok(Response::new(bootstrap::answer(&self.store, &self.raft)))
+    }
+
+    async fn digest(&self, request: Request<pb::DigestRequest>) -> Result<Response<pb::DigestResponse>, Status> {
+        self.check(request.get_ref().header.as_ref())?;
+        let index = request.get_ref().index;
+        let audits = self.control.audits();
+        let found = audits.borrow().iter().find(|audited| audited.index == index).map(|audited| audited.digest);
+        let digest = found.map(|digest| digest.to_be_bytes().to_vec()).unwrap_or_default();
+        Ok(Response::new(pb::DigestResponse { digest: digest.into() }))
     }
 
     async fn read_index(

@@ -27,7 +27,7 @@ use crate::propose::{Door, DoorLimits, Proposer};
 use crate::raft_service::{RaftHandle, RaftService};
 use crate::reads::Reads;
 use crate::waiters::Waiters;
-use crate::{grpc, observe, takeover};
+use crate::{audit, grpc, observe, takeover};
 
 /// Threads of Raft's own runtime: its core, and its listener beside it.
 const RAFT_THREADS: usize = 2;
@@ -119,7 +119,7 @@ struct Parts {
 impl Parts {
     async fn assemble(self, store: Store, bound: Bound, listening: Addresses) -> Result<Running, NodeError> {
         let (config, world) = (self.config.clone(), self.world.clone());
-        let peers = Peers::new(config.cluster.clone(), config.node_id, world.net.clone());
+        let peers = Peers::new(config.cluster.clone(), config.node_id, &world);
         for entry in config.masters.iter().filter(|entry| entry.id != config.node_id) {
             peers.learn(entry.id, &entry.raft);
         }
@@ -158,6 +158,7 @@ impl Parts {
             takeover::watch(config.node_id, raft.clone(), peers.clone(), &world, &self.surroundings.raft);
         }
         self.surroundings.api.spawn(bootstrap::announce(myself, node.clone()));
+        audit::start(&node, &control, &self.surroundings.api);
         Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, control })
     }
 
@@ -195,6 +196,7 @@ impl Parts {
             clock: self.clock.clone(),
             metrics: metrics.clone(),
             applied,
+            elections: peers.elections().clone(),
             spawner: api.clone(),
         };
         api.spawn(leader::keep(self.throne.clone(), raft.clone(), office, begun_watch));
@@ -343,6 +345,9 @@ pub(crate) fn raft_config(config: &MasterConfig) -> openraft::Config {
         enable_pre_vote: Some(true),
         // With the default, a leader that lost its unsynced tail and restarts fast goes on in its old term and gives a log
         // id away twice: replicas diverge and acknowledged work is lost.
+        #[cfg(feature = "seeded-bugs")]
+        enable_leader_restore: Some(steersman_bugs::planted("leader-restored")),
+        #[cfg(not(feature = "seeded-bugs"))]
         enable_leader_restore: Some(false),
         allow_log_reversion: None,
         install_snapshot_timeout: timing.install_snapshot_timeout_ms,

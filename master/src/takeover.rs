@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
+use steersman_state::effect::ElectionCause;
 use steersman_world::{BoxIo, Clock, Net, Spawner, World};
 use tokio::io::AsyncReadExt as _;
 
@@ -124,6 +125,7 @@ impl Watcher {
 
     async fn take_over(&self, leader: u64, vote: Vote) {
         let Some(rank) = self.rank(leader) else { return };
+        self.peers.elections().suspected(ElectionCause::Reset);
         tracing::info!(leader, rank, "the leader's process is gone: asking for votes without waiting for timers");
         tokio::select! {
             () = tokio::time::sleep(RANK_DELAY * rank) => {}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::ElectionReport;
 use crate::ids::{MasterId, RequestId, TaskId, Token, WorkerId, WorkerUid};
 use crate::limits::Limits;
 use crate::task::{Outcome, TaskSpec};
@@ -151,6 +152,10 @@ pub enum Command {
     SetLimits(Limits),
     /// Switches on a newer meaning of `apply`, once every master can read it.
     SetFormatLevel(u32),
+    /// Changes nothing: every master takes the digest of its state as it stands after this entry, to be compared.
+    Audit,
+    /// How the office changed hands: becomes an event and nothing else.
+    ElectionReport(ElectionReport),
 }
 
 /// `count` tasks with one spec.

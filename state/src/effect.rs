@@ -302,6 +302,58 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// How the office changed hands, as its new holder measured it.
+    ElectionReport(ElectionReport),
+}
+
+/// How the office changed hands, as the master that holds it now measured it. Nothing is decided by it.
+///
+/// Times are microseconds on that master's own monotonic clock. Their zero is the last append (a heartbeat is one) of the former leader that
+/// it had accepted: the former leader may have worked on for up to a heartbeat and the way to here. Where no leader was heard, zero
+/// is the suspicion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectionReport {
+    /// The term that began.
+    pub term: u64,
+    /// Who leads in it.
+    pub leader: MasterId,
+    /// Whose appends were followed before; absent if there were none since this process started or held office.
+    pub former: Option<MasterId>,
+    /// What made it ask for votes.
+    pub cause: ElectionCause,
+    /// When that was noticed.
+    pub suspected_us: u64,
+    /// When it first asked for votes (or pre-votes).
+    pub asked_us: u64,
+    /// When the last vote came that was granted before it held the office.
+    pub granted_us: u64,
+    /// When it held the office.
+    pub elected_us: u64,
+    /// When the reign's first entry was committed and applied here: from then on it answers.
+    pub committed_us: u64,
+    /// When the first attempt went out to a worker; absent if none did before the report.
+    pub dispatched_us: Option<u64>,
+    /// When the last of the workers that count here had its session back; absent if none had.
+    pub workers_back_us: Option<u64>,
+    /// Workers that were believed when the reign began.
+    pub workers_believed: u32,
+    /// Workers that had their session back when the report was made.
+    pub workers_back: u32,
+    /// When the report was made.
+    pub reported_us: u64,
+}
+
+/// What made a master ask for votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ElectionCause {
+    /// The former leader handed over: planned.
+    Handover,
+    /// The leader's connection broke and the next connect was refused: its process is gone, its host lives.
+    Reset,
+    /// The leader fell silent until the election timer ran out.
+    Timer,
+    /// No leader was heard since this master started or held office itself.
+    Start,
 }
 
 /// What happened to a worker.

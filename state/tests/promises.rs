@@ -153,3 +153,33 @@ fn equal_neighbours_share_their_spec() {
     assert!(std::sync::Arc::ptr_eq(&spec(1), &spec(2)));
     assert_eq!([&*spec(2).name, &*spec(3).name, &*spec(4).name], ["a", "b", "a"]);
 }
+
+/// The report of an election is an event of its entry and changes nothing else: the state is as after an empty entry.
+#[test]
+fn a_report_of_an_election_is_an_event_and_nothing_else() {
+    let report = ElectionReport {
+        term: 2,
+        leader: MasterId(3),
+        former: Some(MasterId(1)),
+        cause: ElectionCause::Timer,
+        suspected_us: 210_000,
+        asked_us: 210_500,
+        granted_us: 220_000,
+        elected_us: 221_000,
+        committed_us: 230_000,
+        dispatched_us: Some(231_000),
+        workers_back_us: Some(260_000),
+        workers_believed: 2,
+        workers_back: 2,
+        reported_us: 280_000,
+    };
+    let mut node = Node::default();
+    node.submit(spec("a"), 1);
+    let before = (node.state.counts(), node.state.worker_counts());
+    let applied = node.apply(vec![Command::ElectionReport(report)]);
+    assert_eq!((&applied.events[..], &applied.replies[..]), (&[Event::ElectionReport(report)][..], &[Reply::Done][..]));
+    assert!(applied.effects.is_empty());
+    assert_eq!((node.state.counts(), node.state.worker_counts()), before);
+    let page = node.state.events_from(node.state.applied_index(), 10);
+    assert_eq!(page.entries.last().unwrap().events[..], [Event::ElectionReport(report)]);
+}

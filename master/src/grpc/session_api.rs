@@ -62,6 +62,10 @@ impl SessionRpc for SessionApi {
         // Registered first, looked up second: an effect that comes in between is sent twice rather than never.
         let now = self.node.world.clock.now();
         for effect in self.node.state.read().outstanding(opened.worker) {
+            #[cfg(feature = "seeded-bugs")]
+            if steersman_bugs::planted("outstanding-forgotten") {
+                break;
+            }
             session.send(Outgoing::Effect(effect, now));
         }
         let (close, closed) = oneshot::channel();
@@ -168,7 +172,9 @@ impl Sender {
         let mut runs = chunk.iter().filter_map(run);
         if let Some(oldest) = runs.next() {
             let office = self.reign.office();
-            office.metrics.dispatch(office.world.clock.now() - oldest);
+            let now = office.world.clock.now();
+            self.reign.beginnings.dispatched(now);
+            office.metrics.dispatch(now - oldest);
             office.metrics.runs_sent(1 + runs.count() as u64);
         }
     }
@@ -250,6 +256,11 @@ impl Listener {
                 () = me.reign.over() => break,
             };
             let Ok(Some(message)) = message else { break };
+            #[cfg(feature = "seeded-bugs")]
+            if steersman_bugs::planted("heartbeats-unheard") {
+                message.kind.into_iter().for_each(|kind| me.hear(kind));
+                continue;
+            }
             me.reign.heard(me.session.worker);
             if let Some(kind) = message.kind {
                 me.hear(kind);

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ClusterClock;
+use crate::election::{self, Beginnings, Elections, Won};
 use crate::observe::Metrics;
 use crate::propose::{Proposer, led_term};
 use crate::raft_service::RaftHandle;
@@ -49,6 +50,8 @@ pub struct Office {
     pub metrics: Arc<Metrics>,
     /// Log index of the local state.
     pub applied: watch::Receiver<u64>,
+    /// What was noted of elections.
+    pub elections: Elections,
     /// Where leader-only tasks run.
     pub spawner: Spawner,
 }
@@ -61,19 +64,25 @@ pub struct Reign {
     sessions: RwLock<HashMap<WorkerId, Arc<Session>>>,
     /// When each believed worker was last heard.
     seen: Mutex<HashMap<WorkerId, Instant>>,
+    /// For the report of its election.
+    pub beginnings: Beginnings,
     over: CancellationToken,
 }
 
 impl Reign {
-    fn begin(term: u64, office: Office) -> Arc<Self> {
+    fn begin(term: u64, won: Won, office: Office) -> Arc<Self> {
         let now = office.world.clock.now();
         let believed = office.state.read().believed_workers();
+        #[cfg(feature = "seeded-bugs")]
+        let now = if steersman_bugs::planted("lease-from-former-reign") { office.clock.origin() } else { now };
         // Whatever happened before this reign, everybody is seen now: a change of leader loses no worker.
-        let seen = believed.into_iter().map(|(worker, ..)| (worker, now)).collect();
-        let sessions = RwLock::default();
-        let reign = Arc::new(Self { term, office, sessions, seen: Mutex::new(seen), over: CancellationToken::new() });
+        let seen: HashMap<WorkerId, Instant> = believed.into_iter().map(|(worker, ..)| (worker, now)).collect();
+        let workers = seen.len();
+        let (sessions, seen, beginnings) = (RwLock::default(), Mutex::new(seen), Beginnings::default());
+        let reign = Arc::new(Self { term, office, sessions, seen, beginnings, over: CancellationToken::new() });
         reign.spawn(heartbeats::monitor(reign.clone()));
         reign.spawn(expiry::run(reign.clone()));
+        reign.spawn(election::report(reign.clone(), won, workers));
         reign
     }
 
@@ -144,17 +153,28 @@ impl Throne {
 /// Begins and ends reigns as Raft gives and takes the office. Runs until Raft stops.
 pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: watch::Receiver<Option<(u64, u64)>>) {
     let mut metrics = raft.server_metrics();
+    let mut won: Option<(u64, Won)> = None;
     loop {
         let term = led_term(&raft);
+        if let Some(term) = term.filter(|term| won.is_none_or(|(known, _)| known != *term)) {
+            won = Some((term, office.elections.won()));
+        }
         let seated = throne.reign().map(|reign| reign.term);
+        #[cfg(feature = "seeded-bugs")]
+        if term.is_none() && seated.is_some() && steersman_bugs::planted("effects-on-follower") {
+            match metrics.changed().await {
+                Ok(()) => continue,
+                Err(_) => return throne.seat(None),
+            }
+        }
         if seated.is_some() && seated != term {
             tracing::info!(term = seated, "this master's reign is over");
             throne.seat(None);
         }
-        if let Some(term) = term
+        if let (Some(term), Some((_, won))) = (term, won)
             && throne.reign().is_none()
         {
-            open_term(term, &throne, &office, &mut begun).await;
+            open_term((term, won), &throne, &office, &mut begun).await;
             continue;
         }
         if metrics.changed().await.is_err() {
@@ -164,13 +184,18 @@ pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: w
 }
 
 /// Sees to it that the term's first batch is committed, and begins the reign when it is applied here.
-async fn open_term(term: u64, throne: &Throne, office: &Office, begun: &mut watch::Receiver<Option<(u64, u64)>>) {
+async fn open_term(
+    (term, won): (u64, Won),
+    throne: &Throne,
+    office: &Office,
+    begun: &mut watch::Receiver<Option<(u64, u64)>>,
+) {
     let opened = begun.borrow_and_update().is_some_and(|(begun, _)| begun == term);
     if opened || office.proposer.propose(None, Command::Tick).await.is_ok() {
         if begun.borrow_and_update().is_some_and(|(begun, _)| begun == term) {
             tracing::info!(term, "this master leads");
             office.metrics.leader_changed();
-            throne.seat(Some(Reign::begin(term, office.clone())));
+            throne.seat(Some(Reign::begin(term, won, office.clone())));
         }
         return;
     }

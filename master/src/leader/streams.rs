@@ -147,6 +147,7 @@ impl Reign {
     /// Registers a session; a former one of the same worker is replaced and ends.
     pub fn open_session(&self, session: Arc<Session>) {
         self.heard(session.worker);
+        self.beginnings.session_opened(self.office.world.clock.now());
         self.sessions.write().insert(session.worker, session);
     }
 

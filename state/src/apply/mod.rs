@@ -97,6 +97,10 @@ impl State {
 
 impl<'a> Step<'a> {
     fn new(state: &'a mut State, index: u64, mut stamp: Stamp) -> Self {
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("time-goes-back") {
+            state.head.time_ms = stamp.time_ms;
+        }
         stamp.time_ms = stamp.time_ms.max(state.head.time_ms);
         state.head.time_ms = stamp.time_ms;
         state.head.wall_ms = stamp.wall_ms;
@@ -132,7 +136,7 @@ impl<'a> Step<'a> {
     fn command(&mut self, command: &Command) -> Answer {
         match command {
             // A newer reign has begun with the batch itself; within the reign it has no second effect.
-            Command::BeginReign | Command::Tick => Ok(Reply::Done),
+            Command::BeginReign | Command::Tick | Command::Audit => Ok(Reply::Done),
             Command::InitCluster { cluster_id, limits } => self.init_cluster(cluster_id, limits),
             Command::Submit { groups } => self.submit(groups),
             Command::Cancel { tasks } => Ok(self.cancel(tasks)),
@@ -152,6 +156,10 @@ impl<'a> Step<'a> {
             Command::Reports { worker, incarnation, reports } => Ok(self.reports(*worker, *incarnation, reports)),
             Command::SetLimits(limits) => self.set_limits(limits),
             Command::SetFormatLevel(level) => self.set_format_level(*level),
+            Command::ElectionReport(report) => {
+                self.events.push(Event::ElectionReport(*report));
+                Ok(Reply::Done)
+            }
         }
     }
 
@@ -162,6 +170,10 @@ impl<'a> Step<'a> {
         }
         self.state.head.reign = Some(self.stamp.term);
         self.state.head.leader = Some(self.stamp.leader);
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("requests-remembered-by-leader-only") {
+            self.state.replies = Default::default();
+        }
         for id in self.state.registry.ids() {
             if self.state.registry.get(id).is_some_and(|worker| worker.connected) {
                 self.change_worker(id, |worker| worker.connected = false);

@@ -5,7 +5,7 @@
 
 use steersman_proto::v1 as pb;
 use steersman_state::{
-    AttemptView, Backoff, CancelResult, Event, EventEntry, ExplainReason, Explanation, Labels, LoadLevel,
+    AttemptView, Backoff, CancelResult, ElectionCause, ElectionReport, Event, EventEntry, ExplainReason, Explanation, Labels, LoadLevel,
     OfflineReason, OnPartition, Outcome, Resources, RetryOn, RetryResult, TaskCounts, TaskSpec, TaskState, TaskView,
     Work, WorkerChange, WorkerCounts, WorkerMode, WorkerStatus, WorkerView,
 };
@@ -352,6 +352,33 @@ fn event_out(event: &Event) -> pb::event::Kind {
             learners: learners.iter().map(|id| id.0).collect(),
         }),
         Event::TasksTrimmed { count } => Kind::TasksTrimmed(pb::TasksTrimmed { count: *count }),
+        Event::ElectionReport(report) => Kind::ElectionReport(report_out(report)),
+    }
+}
+
+fn report_out(report: &ElectionReport) -> pb::ElectionReport {
+    let cause = match report.cause {
+        ElectionCause::Handover => "handover",
+        ElectionCause::Reset => "reset",
+        ElectionCause::Timer => "timer",
+        ElectionCause::Start => "start",
+    };
+    pb::ElectionReport {
+        term: report.term,
+        master_id: report.leader.0,
+        former_id: report.former.map_or(0, |former| former.0),
+        cause: cause.to_owned(),
+        planned: report.cause == ElectionCause::Handover,
+        suspected_us: report.suspected_us,
+        asked_us: report.asked_us,
+        granted_us: report.granted_us,
+        elected_us: report.elected_us,
+        committed_us: report.committed_us,
+        dispatched_us: report.dispatched_us,
+        workers_back_us: report.workers_back_us,
+        workers_believed: report.workers_believed,
+        workers_back: report.workers_back,
+        reported_us: report.reported_us,
     }
 }
 
