@@ -159,6 +159,8 @@ impl EventStream {
             // Nailed down before subscribing, so that a failover right after it skips nothing.
             self.next_index = Some(self.client.info().await?.applied_index + 1);
         }
+        #[cfg(feature = "seeded-bugs")]
+        self.misplace();
         let request = SubscribeRequest {
             from_index: self.next_index.unwrap_or(0),
             oldest: self.next_index.is_none(),
@@ -168,6 +170,17 @@ impl EventStream {
             Ok(open) => Ok(self.opened(open)),
             Err(error) if self.lost_at.is_some() && self.follow && error.class() != Class::Caller => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Goes on one entry too late, or one too early.
+    #[cfg(feature = "seeded-bugs")]
+    fn misplace(&mut self) {
+        let Some(next) = self.next_index.filter(|next| *next > 1 && self.lost_at.is_some()) else { return };
+        if steersman_bugs::planted("event-skipped-on-resume") {
+            self.next_index = Some(next + 1);
+        } else if steersman_bugs::planted("event-twice-on-resume") {
+            self.next_index = Some(next - 1);
         }
     }
 

@@ -97,6 +97,15 @@ impl Client {
         let extra =
             SUBMIT_EXTRA_PER_TASK * u32::try_from(tasks).unwrap_or(u32::MAX) + Duration::from_secs(1) * mebibytes;
         let call = Call::new(Kind::Mutation(id)).extra(extra);
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("new-request-id-per-try") {
+            let anew = |mut request: tonic::Request<SubmitRequest>| {
+                request.get_mut().request_id = self.new_request_id().to_vec().into();
+                request
+            };
+            let submit = |channel, request| async move { service(channel).submit(anew(request)).await };
+            return self.unary(call, request, submit).await;
+        }
         self.unary(call, request, |channel, request| async move { service(channel).submit(request).await }).await
     }
 

@@ -26,12 +26,22 @@ impl ClusterClock {
         Self { clock, origin, offset_ms: AtomicI64::new(0), last_ms: AtomicU64::new(0) }
     }
 
+    /// When this process began.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn origin(&self) -> Instant {
+        self.origin
+    }
+
     fn local_ms(&self) -> i64 {
         i64::try_from((self.clock.now() - self.origin).as_millis()).unwrap_or(i64::MAX)
     }
 
     /// An entry stamped with `cluster_ms` was applied just now.
     pub fn observe(&self, cluster_ms: u64) {
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("time-goes-back") {
+            return;
+        }
         let offset = i64::try_from(cluster_ms).unwrap_or(i64::MAX).saturating_sub(self.local_ms());
         self.offset_ms.fetch_max(offset, Ordering::Relaxed);
         self.last_ms.fetch_max(cluster_ms, Ordering::Relaxed);

@@ -77,6 +77,10 @@ impl Confirmer {
     }
 
     async fn confirm(&self) -> Result<u64, ProposeError> {
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("read-without-index") {
+            return Ok(0);
+        }
         if self.raft.is_leader() {
             return self.confirm_here().await;
         }

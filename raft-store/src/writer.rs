@@ -207,6 +207,11 @@ impl Writer {
                 return prepared;
             }
             Op::Vote { vote, done } => {
+                #[cfg(feature = "seeded-bugs")]
+                if steersman_bugs::planted("vote-not-durable") {
+                    drop(done.send(Ok(())));
+                    return Ok(());
+                }
                 work.sync = true;
                 work.batch.put(keys::meta(keys::VOTE), record::seal(keys::VOTE, &VoteRecord::from(&vote)));
                 work.waiters.push(Waiter::Done(done));
@@ -320,6 +325,10 @@ impl Writer {
         work.batch.ops.append(&mut purged.ops);
         Metrics::add(&self.shared.metrics.entries_written, work.entries);
         self.put(std::mem::take(&mut work.batch))?;
+        #[cfg(feature = "seeded-bugs")]
+        if !self.position.seal.number.is_multiple_of(16) && steersman_bugs::planted("ack-before-sync") {
+            return Ok(());
+        }
         self.sync(work.operations).await?;
         let place = || format!("{}/witness", self.shared.disk.place());
         let noted = self.shared.disk.set_witness(self.position.seal.number);

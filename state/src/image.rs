@@ -103,6 +103,11 @@ impl State {
         let mut state = reader.parts.state;
         state.derive();
         state.check().map_err(|violation| malformed(violation.to_string()))?;
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("forget-token-counter-in-snapshot") {
+            let held = state.registry.iter().flat_map(|worker| worker.open.keys());
+            state.head.last_token = held.max().map_or(0, |token| token.0);
+        }
         Ok(state)
     }
 }
@@ -155,6 +160,10 @@ impl Image {
     fn write_tasks(&self, writer: &mut Writer<'_>) -> std::io::Result<()> {
         let (mut specs, mut rows) = (Specs::default(), Vec::new());
         for (id, task) in self.tasks.iter() {
+            #[cfg(feature = "seeded-bugs")]
+            if task.facts.state == crate::TaskState::Pending && steersman_bugs::planted("snapshot-misses-pending") {
+                continue;
+            }
             let spec = match specs.number(&task.spec) {
                 Ok(known) => known,
                 Err(new) => {
@@ -210,6 +219,10 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn item(&mut self, kind: u8, item: &impl Serialize) -> std::io::Result<()> {
+        #[cfg(feature = "seeded-bugs")]
+        if kind == kind::REPLIES && steersman_bugs::planted("forget-requests-in-snapshot") {
+            return Ok(());
+        }
         if self.frame.first() != Some(&kind) || self.frame.len() > FRAME_BYTES {
             self.close()?;
             self.frame.push(kind);

@@ -91,7 +91,18 @@ impl Plan {
     pub fn next(&self) -> Option<Pick> {
         let &(Reverse(priority), task, class) = self.runnable.first()?;
         let &(_, worker) = self.class(class)?.fit.first()?;
+        #[cfg(feature = "seeded-bugs")]
+        let worker = self.any_fit(class).unwrap_or(worker);
         Some(Pick { class, priority, task, worker })
+    }
+
+    /// Some worker that fits, by the order of a hash that is seeded anew each time.
+    #[cfg(feature = "seeded-bugs")]
+    #[allow(clippy::disallowed_types)]
+    fn any_fit(&self, class: ClassId) -> Option<WorkerId> {
+        let fit: std::collections::HashSet<_> = self.class(class)?.fit.iter().map(|&(_, worker)| worker.0).collect();
+        let any = fit.into_iter().next().map(WorkerId);
+        any.filter(|_| steersman_bugs::planted("apply-by-hash-order"))
     }
 
     /// What tasks of a class ask for.

@@ -136,7 +136,24 @@ impl Worker {
 
     /// May get work now, as far as slots go.
     pub fn takes_work(&self) -> bool {
+        #[cfg(feature = "seeded-bugs")]
+        if self.takes_work_by_mistake() {
+            return true;
+        }
         self.connected && self.status() == WorkerStatus::Online
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    fn takes_work_by_mistake(&self) -> bool {
+        let free = self.used() < self.capacity();
+        match self.status() {
+            WorkerStatus::Draining => self.connected && free && steersman_bugs::planted("place-on-draining"),
+            WorkerStatus::Offline => free && steersman_bugs::planted("place-on-lost"),
+            WorkerStatus::Busy => {
+                self.connected && self.used() == self.capacity() && steersman_bugs::planted("exceed-capacity")
+            }
+            _ => false,
+        }
     }
 
     /// Load against capacity: who has least gets the next task.

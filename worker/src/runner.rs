@@ -284,6 +284,10 @@ impl Runner {
         if self.stops.is_empty() || self.settings.lease.deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("partition-stop-ignored") {
+            return self.stops.clear();
+        }
         let stops = std::mem::take(&mut self.stops);
         tracing::warn!(attempts = stops.len(), "cut off from the masters: attempts with on_partition=stop are killed");
         for token in stops {
@@ -328,6 +332,10 @@ impl Runner {
         self.outlet = Some(outlet);
         self.capacity = capacity as usize;
         drop_tokens.iter().for_each(|token| self.drop_attempt(*token));
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("reports-die-with-session") {
+            self.reports = Reports::default();
+        }
         self.reports.resend_all();
     }
 

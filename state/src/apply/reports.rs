@@ -23,7 +23,12 @@ impl Step<'_> {
     fn report(&mut self, worker: WorkerId, report: &Report) -> bool {
         let slot = self.state.registry.get(worker).and_then(|worker| worker.open.get(&report.token));
         let meant = |slot: &&Slot| slot.task == report.task || report.task == TaskId(0);
-        let Some(slot) = slot.filter(meant) else { return false };
+        let Some(slot) = slot.filter(meant) else {
+            #[cfg(feature = "seeded-bugs")]
+            return self.mistake_echo(report);
+            #[cfg(not(feature = "seeded-bugs"))]
+            return false;
+        };
         let (task, wish) = (slot.task, slot.wish);
         match &report.news {
             News::Started if wish == Wish::Stop => {}
@@ -33,9 +38,36 @@ impl Step<'_> {
                 if wish != Wish::Stop {
                     self.reported_end(task, ended, wish);
                 }
+                #[cfg(feature = "seeded-bugs")]
+                if wish == Wish::Stop && ended.exit_code == 0 && steersman_bugs::planted("success-overtakes-cancel") {
+                    self.finish_again(task, TaskState::Succeeded);
+                }
             }
         }
         true
+    }
+
+    /// What should be an echo counts after all: for the attempt that is open now, or for a task that has finished.
+    #[cfg(feature = "seeded-bugs")]
+    fn mistake_echo(&mut self, report: &Report) -> bool {
+        let Some(task) = self.state.tasks.get(report.task) else { return false };
+        if let Some((worker, token)) = task.open().map(|open| (open.worker, open.token)) {
+            return steersman_bugs::planted("accept-old-report")
+                && token != report.token
+                && self.report(worker, &Report { token, ..report.clone() });
+        }
+        let ended = matches!(report.news, News::Ended(_)) && task.facts.state.is_finished();
+        if ended && steersman_bugs::planted("repeated-report-ends-twice") {
+            self.finish_again(report.task, TaskState::Failed);
+        }
+        false
+    }
+
+    /// Overwrites how a task has ended.
+    #[cfg(feature = "seeded-bugs")]
+    fn finish_again(&mut self, task: TaskId, state: TaskState) {
+        self.set_state(task, state);
+        self.events.push(Event::TaskFinished { task, state, outcome: None });
     }
 
     /// Exit code 0 is success, whatever word came with it; and what was given back was not cancelled by a caller.

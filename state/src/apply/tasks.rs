@@ -82,6 +82,10 @@ impl Step<'_> {
     pub(super) fn assign(&mut self, pick: Pick) {
         let Pick { class, priority, task: id, worker } = pick;
         self.state.plan.remove(class, priority, id);
+        #[cfg(feature = "seeded-bugs")]
+        if self.state.head.last_token.is_multiple_of(8) && steersman_bugs::planted("assign-twice") {
+            self.state.plan.push(class, priority, id, id);
+        }
         let Some(task) = self.state.tasks.get_mut(id) else { return };
         self.state.head.last_token += 1;
         let token = Token(self.state.head.last_token);

@@ -75,11 +75,27 @@ impl Step<'_> {
         }
         self.state.head.last_worker += 1;
         let id = WorkerId(self.state.head.last_worker);
+        #[cfg(feature = "seeded-bugs")]
+        let id = self.recycle_id(id);
         let worker = new_worker(id, ask, self.stamp.wall_ms);
         self.state.registry.insert(worker);
         self.connect(id, ask);
         self.tell(id, WorkerChange::Registered { name: ask.name.clone(), incarnation: ask.incarnation });
         Ok(id)
+    }
+
+    /// The id of a worker that is gone, or `fresh`.
+    #[cfg(feature = "seeded-bugs")]
+    fn recycle_id(&mut self, fresh: WorkerId) -> WorkerId {
+        let gone = self.state.registry.iter().find(|worker| worker.offline.is_some()).map(|worker| worker.id);
+        match gone.filter(|_| steersman_bugs::planted("reuse-worker-id")) {
+            Some(gone) => {
+                self.clear_timers(gone);
+                self.forget_worker(gone);
+                gone
+            }
+            None => fresh,
+        }
     }
 
     fn resume(&mut self, id: WorkerId, ask: &OpenSession) -> Result<WorkerId, Rejection> {
