@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use crate::error::Error;
 use crate::retry::{Call, Kind};
-use crate::{Client, MESSAGE_BYTES_MAX};
+use crate::{Client, MESSAGE_BYTES_MAX, RequestId};
 
 fn service(channel: Channel) -> WorkersClient<Channel> {
     WorkersClient::new(channel)
@@ -63,7 +63,20 @@ impl Client {
         mode: WorkerMode,
         deadline_ms: u64,
     ) -> Result<WorkerResponse, Error> {
-        let id = self.new_request_id();
+        self.worker_set_mode_with_id(self.new_request_id(), worker, mode, deadline_ms).await
+    }
+
+    /// [`Client::worker_set_mode`] under a request id of the caller's: repeating it has no second effect.
+    ///
+    /// # Errors
+    /// As [`Client::worker_set_mode`].
+    pub async fn worker_set_mode_with_id(
+        &self,
+        id: RequestId,
+        worker: WorkerRef,
+        mode: WorkerMode,
+        deadline_ms: u64,
+    ) -> Result<WorkerResponse, Error> {
         let request =
             SetModeRequest { request_id: id.to_vec().into(), worker: Some(worker), mode: mode.into(), deadline_ms };
         let call = Call::new(Kind::Mutation(id));
