@@ -8,8 +8,11 @@
 //!
 //! What it does not do: talk to the network, decide when to snapshot, or know what a command means.
 
+mod audit;
 mod disk;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod exit;
 mod identity;
 mod keys;
@@ -24,6 +27,7 @@ mod snapshot;
 mod types;
 mod writer;
 
+pub use audit::{Audited, LogFindings};
 pub use disk::{CrashMode, Disk, DiskFile, DiskLock, DiskWriter, Job, KeyBatch, Keys, Lane, MemDisk, SledDisk};
 pub use error::StoreError;
 pub use identity::{Identity, IdentityRecord};
@@ -45,6 +49,7 @@ use parking_lot::{Mutex, RwLock};
 use steersman_state::State;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::audit::Audits;
 use crate::log::Shared;
 use crate::machine::Machine;
 use crate::recovery::{Recovered, recover};
@@ -233,6 +238,7 @@ fn assemble(
         observer,
         identity: found.identity.clone(),
         bound: AtomicBool::new(false),
+        audits: Audits::new(),
         ops: ops.clone(),
         health,
         metrics,

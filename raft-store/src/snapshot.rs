@@ -17,7 +17,7 @@ use steersman_state::{DecodeError, Image, State, TaskCounts, WorkerCounts};
 use crate::disk::{Disk, DiskFile, DiskWriter, Lane};
 use crate::error::StoreError;
 use crate::offload;
-use crate::record::{MembershipRecord, Point, RAFT_SCHEMA, options};
+use crate::record::{MembershipRecord, Point, RAFT_SCHEMA, differ, options};
 use crate::types::{LogId, MasterNode, SnapshotMeta};
 
 /// Where they lie in the data directory.
@@ -115,7 +115,7 @@ impl SnapshotHeader {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&head);
         hasher.update(body);
-        if crc != hasher.finalize().to_le_bytes() {
+        if differ(crc, &hasher.finalize().to_le_bytes()) {
             return Err(bad("checksum mismatch in its header"));
         }
         options(HEADER_BYTES_MAX.into()).deserialize(body).map_err(|error| bad(format!("header: {error}")))
@@ -202,7 +202,7 @@ impl<R: Read> Body<R> {
     /// Once everything was read: whether the trailer agrees.
     fn check(mut self) -> Result<u64, StoreError> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| StoreError::disk("read", "snapshot", error))?;
-        if self.held != self.inner.trailer() {
+        if differ(&self.held, &self.inner.trailer()) {
             return Err(bad("cut off, or its checksum does not match"));
         }
         Ok(self.inner.length + TRAILER as u64)

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Chain;
-use crate::codec::{DecodeError, options};
+use crate::codec::{DecodeError, differ, options};
 use crate::events::EventLog;
 use crate::ids::{TaskId, WorkerId};
 use crate::plan::ClassId;
@@ -113,6 +113,17 @@ impl State {
 }
 
 impl Image {
+    /// What a snapshot holds, as a state of its own; what is derived is not in it.
+    pub(crate) fn rebuild(&self) -> State {
+        let mut state = State { head: self.head.clone(), tasks: self.tasks.clone(), ..State::default() };
+        state.events = EventLog::restore(self.trimmed_upto);
+        state.finished = self.finished.clone();
+        self.workers.values().for_each(|worker| state.registry.insert((**worker).clone()));
+        self.replies.iter().for_each(|kept| state.replies.push(kept.clone()));
+        self.events.iter().for_each(|entry| state.events.push(entry.clone()));
+        state
+    }
+
     /// The log index that it stands at.
     pub fn applied_index(&self) -> u64 {
         self.head.applied_index
@@ -289,7 +300,7 @@ impl Reader<'_> {
             return Err(DecodeError::Length("the snapshot ends within a frame".into()));
         }
         let computed = crc32fast::hash(&body);
-        if stored != computed {
+        if differ(stored, computed) {
             return Err(DecodeError::Checksum { what: "snapshot frame", stored, computed });
         }
         let Some((&kind, items)) = body.split_first() else { return Err(malformed("an empty frame")) };

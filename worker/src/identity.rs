@@ -125,7 +125,8 @@ type Parts = ([u8; 16], u64, String);
 fn decode(bytes: &[u8]) -> Result<Parts, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
     let (body, crc) = text.rsplit_once("crc ").ok_or("it has no checksum")?;
-    if u32::from_str_radix(crc.trim_end(), 16) != Ok(crc32fast::hash(body.as_bytes())) {
+    // A fuzzer would never get past the checksum: its builds see to what lies behind.
+    if u32::from_str_radix(crc.trim_end(), 16) != Ok(crc32fast::hash(body.as_bytes())) && !cfg!(fuzzing) {
         return Err("its checksum does not match".into());
     }
     let mut lines = body.lines();

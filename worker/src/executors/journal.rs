@@ -125,7 +125,8 @@ fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
     let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
     let crc = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(8..8usize.checked_add(len)?)?;
-    if crc32fast::hash(body) != crc {
+    // A fuzzer would never get past the checksum: its builds see to what lies behind.
+    if crc32fast::hash(body) != crc && !cfg!(fuzzing) {
         return None;
     }
     Some((Record::decode(body).ok()?.entry?, 8 + len))
