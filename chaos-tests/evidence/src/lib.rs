@@ -8,6 +8,7 @@ pub mod bounds;
 mod check;
 pub mod history;
 pub mod record;
+pub mod report;
 pub mod verdict;
 
 pub use bounds::Bounds;

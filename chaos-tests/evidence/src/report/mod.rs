@@ -1,0 +1,7 @@
+//! Reports: one self-contained HTML file, without a script and without the network, readable in light and dark.
+//!
+//! What always holds: everything that comes from a history is escaped; [`page`] and [`svg`] are building blocks that know
+//! nothing of histories, so that other reports (drills) look the same.
+
+pub mod page;
+pub mod svg;
