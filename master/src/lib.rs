@@ -4,6 +4,7 @@
 //! holds: the state decides, this crate carries. It never decides what `steersman-state` could.
 
 mod audit;
+pub mod bare;
 mod bootstrap;
 mod clock;
 pub mod config;
@@ -25,4 +26,4 @@ pub mod waiters;
 mod wire;
 
 pub use exit::NodeError;
-pub use start::{Running, Surroundings, run, start};
+pub use start::{Running, Surroundings, run, run_on, start};

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::ReadPolicy;
 use openraft::error::{LinearizableReadError, RaftError};
 use steersman_proto::raft::v1 as pb;
@@ -15,6 +16,7 @@ use steersman_world::Spawner;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::network::Peers;
+use crate::node::LeaderHint;
 use crate::propose::{ProposeError, leader_hint};
 use crate::raft_service::RaftHandle;
 
@@ -34,16 +36,27 @@ pub struct Reads {
     applied: watch::Receiver<u64>,
 }
 
+/// Asks the leader, at another master, for a read index.
+pub trait AskLeader: Send + Sync + 'static {
+    /// The index that a read which began after this call must see.
+    fn read_index(&self, leader: LeaderHint) -> BoxFuture<'_, Result<u64, ProposeError>>;
+}
+
 struct Confirmer {
     raft: RaftHandle,
-    peers: Peers,
+    leader: Arc<dyn AskLeader>,
 }
 
 impl Reads {
     /// Starts the confirmer on `spawner`; `applied` is the log index of the local state.
-    pub fn start(raft: RaftHandle, peers: Peers, applied: watch::Receiver<u64>, spawner: &Spawner) -> Self {
+    pub fn start(
+        raft: RaftHandle,
+        leader: Arc<dyn AskLeader>,
+        applied: watch::Receiver<u64>,
+        spawner: &Spawner,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        spawner.spawn(Arc::new(Confirmer { raft, peers }).run(waiting));
+        spawner.spawn(Arc::new(Confirmer { raft, leader }).run(waiting));
         Self { queue, applied }
     }
 
@@ -62,6 +75,27 @@ impl Reads {
             Ok(Err(_)) => Err(ProposeError::ShuttingDown),
             Err(_) => Err(ProposeError::NoQuorum),
         }
+    }
+}
+
+impl AskLeader for Peers {
+    fn read_index(&self, leader: LeaderHint) -> BoxFuture<'_, Result<u64, ProposeError>> {
+        Box::pin(async move {
+            let Some(address) = self.raft_address(leader.id) else { return Err(ProposeError::NotLeader(Some(leader))) };
+            let request = pb::ReadIndexRequest { header: Some(self.header(leader.id)) };
+            let mut client = self.control(&address);
+            match tokio::time::timeout(CONFIRM_TIMEOUT, client.read_index(request)).await {
+                Ok(Ok(answer)) => Ok(answer.into_inner().index),
+                Ok(Err(status)) => {
+                    tracing::debug!(%status, leader = leader.id, "the leader did not confirm a read");
+                    Err(ProposeError::NoQuorum)
+                }
+                Err(_) => {
+                    self.drop_control(&address);
+                    Err(ProposeError::NoQuorum)
+                }
+            }
+        })
     }
 }
 
@@ -85,20 +119,7 @@ impl Confirmer {
             return self.confirm_here().await;
         }
         let Some(hint) = leader_hint(&self.raft) else { return Err(ProposeError::NotLeader(None)) };
-        let Some(address) = self.peers.raft_address(hint.id) else { return Err(ProposeError::NotLeader(Some(hint))) };
-        let request = pb::ReadIndexRequest { header: Some(self.peers.header(hint.id)) };
-        let mut client = self.peers.control(&address);
-        match tokio::time::timeout(CONFIRM_TIMEOUT, client.read_index(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
-            Ok(Err(status)) => {
-                tracing::debug!(%status, leader = hint.id, "the leader did not confirm a read");
-                Err(ProposeError::NoQuorum)
-            }
-            Err(_) => {
-                self.peers.drop_control(&address);
-                Err(ProposeError::NoQuorum)
-            }
-        }
+        self.leader.read_index(hint).await
     }
 
     async fn confirm_here(&self) -> Result<u64, ProposeError> {

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use futures::stream::StreamExt as _;
 use openraft::async_runtime::WatchReceiver as _;
-use steersman_raft_store::{Control, Disk, MasterNode, SledDisk, Store, StoreError, TypeConfig};
+use openraft::network::{NetSnapshot, RaftNetworkFactory};
+use steersman_raft_store::{
+    ApplyObserver, Control, Disk, MasterNode, SledDisk, SnapshotData, Store, StoreError, TypeConfig,
+};
 use steersman_world::{BoxIo, Incoming, Spawner, World};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +28,7 @@ use crate::node::{LeaderView, Listening, Node, watch_leader};
 use crate::observe::Metrics;
 use crate::propose::{Door, DoorLimits, Proposer};
 use crate::raft_service::{RaftHandle, RaftService};
-use crate::reads::Reads;
+use crate::reads::{AskLeader, Reads};
 use crate::waiters::Waiters;
 use crate::{audit, grpc, observe, takeover};
 
@@ -65,13 +68,26 @@ pub struct Running {
 /// # Errors
 /// [`NodeError`], with the exit code that the process should end with.
 pub async fn run(config: MasterConfig, world: World, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let disk = Arc::new(SledDisk::new(&config.data_dir));
+    run_on(disk, config, world, shutdown).await
+}
+
+/// As [`run`], on a disk of the caller's.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    disk: Arc<dyn Disk>,
+    config: MasterConfig,
+    world: World,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RAFT_THREADS)
         .thread_name("raft")
         .enable_all()
         .build()
         .map_err(|error| NodeError::Raft(format!("no runtime: {error}")))?;
-    let disk = Arc::new(SledDisk::new(&config.data_dir));
     let surroundings = Surroundings { disk, raft: Spawner::on(runtime.handle().clone()), api: Spawner::ambient() };
     let outcome = async {
         let running = start(config, world, surroundings).await?;
@@ -87,36 +103,47 @@ pub async fn run(config: MasterConfig, world: World, shutdown: impl Future<Outpu
 /// # Errors
 /// [`NodeError`] if the data, the listeners or the cluster refuse.
 pub async fn start(config: MasterConfig, world: World, surroundings: Surroundings) -> Result<Running, NodeError> {
-    config.validate()?;
-    let config = Arc::new(config);
-    let clock = Arc::new(ClusterClock::new(world.clock.clone()));
-    let (waiters, throne) = (Arc::new(Waiters::with_max(config.limits.waiters_max as usize)), Throne::default());
-    let listening = Listening::new(world.clone(), clock.clone(), waiters.clone(), throne.clone());
-    let options = steersman_raft_store::Options {
-        store_id: Some(u128::from_be_bytes(world.entropy.next_id())),
-        created_ms: world.clock.wall_ms(),
-        ..steersman_raft_store::Options::new(config.node_id, None)
-    };
-    let store = steersman_raft_store::open(surroundings.disk.clone(), options, listening.clone()).await?;
-    check_cluster(&config, &store)?;
-    let bound = Bound::all(&config, &world).await?;
+    let parts = Parts::new(config, world, surroundings)?;
+    let store = parts.open_store(parts.listening.clone()).await?;
+    let bound = Bound::all(&parts.config, &parts.world).await?;
     let addresses = bound.addresses();
-    let parts = Parts { config, world, surroundings, clock, waiters, throne, listening };
     parts.assemble(store, bound, addresses).await
 }
 
 /// What exists before the store is opened.
-struct Parts {
-    config: Arc<MasterConfig>,
-    world: World,
-    surroundings: Surroundings,
-    clock: Arc<ClusterClock>,
-    waiters: Arc<Waiters>,
-    throne: Throne,
-    listening: Arc<Listening>,
+pub(crate) struct Parts {
+    pub(crate) config: Arc<MasterConfig>,
+    pub(crate) world: World,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) throne: Throne,
+    pub(crate) listening: Arc<Listening>,
 }
 
 impl Parts {
+    /// Checks the configuration; opens nothing.
+    pub(crate) fn new(config: MasterConfig, world: World, surroundings: Surroundings) -> Result<Self, NodeError> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let clock = Arc::new(ClusterClock::new(world.clock.clone()));
+        let (waiters, throne) = (Arc::new(Waiters::with_max(config.limits.waiters_max as usize)), Throne::default());
+        let listening = Listening::new(world.clone(), clock.clone(), waiters.clone(), throne.clone());
+        Ok(Self { config, world, surroundings, clock, waiters, throne, listening })
+    }
+
+    /// Opens the data directory; `observer` hears what is applied.
+    pub(crate) async fn open_store(&self, observer: Arc<dyn ApplyObserver>) -> Result<Store, NodeError> {
+        let options = steersman_raft_store::Options {
+            store_id: Some(u128::from_be_bytes(self.world.entropy.next_id())),
+            created_ms: self.world.clock.wall_ms(),
+            ..steersman_raft_store::Options::new(self.config.node_id, None)
+        };
+        let store = steersman_raft_store::open(self.surroundings.disk.clone(), options, observer).await?;
+        check_cluster(&self.config, &store)?;
+        Ok(store)
+    }
+
     async fn assemble(self, store: Store, bound: Bound, listening: Addresses) -> Result<Running, NodeError> {
         let (config, world) = (self.config.clone(), self.world.clone());
         let peers = Peers::new(config.cluster.clone(), config.node_id, &world);
@@ -148,7 +175,7 @@ impl Parts {
         };
         let down = CancellationToken::new();
         serve_raft(service, bound.raft, &self.surroundings.raft, &down);
-        let node = self.node(raft.clone(), state, peers.clone(), down.clone());
+        let node = self.node(raft.clone(), state, (peers.clone(), Arc::new(peers.clone())), down.clone());
         let _ = node.store.set(control.clone());
         serve_api(&node, bound.api, &self.surroundings.api);
         serve_http(&node, bound.http, &self.surroundings.api);
@@ -163,11 +190,12 @@ impl Parts {
     }
 
     /// Opens the door, the reads and the throne, and starts what watches Raft.
-    fn node(
+    /// Read indexes of other masters come through `ask`.
+    pub(crate) fn node(
         &self,
         raft: RaftHandle,
         state: steersman_raft_store::SharedState,
-        peers: Peers,
+        (peers, ask): (Peers, Arc<dyn AskLeader>),
         down: CancellationToken,
     ) -> Arc<Node> {
         let (config, world, api) = (self.config.clone(), self.world.clone(), &self.surroundings.api);
@@ -187,7 +215,7 @@ impl Parts {
         };
         let proposer = Proposer::open(door, api);
         let applied = self.listening.applied();
-        let reads = Reads::start(raft.clone(), peers.clone(), applied.clone(), api);
+        let reads = Reads::start(raft.clone(), ask, applied.clone(), api);
         let (leader_view, leader) = watch::channel(LeaderView::default());
         let office = Office {
             world: world.clone(),
@@ -361,16 +389,21 @@ pub(crate) fn raft_config(config: &MasterConfig) -> openraft::Config {
     }
 }
 
-async fn new_raft(
+/// Starts consensus on `store`, over any network.
+pub(crate) async fn new_raft<N>(
     config: &MasterConfig,
-    peers: Peers,
+    network: N,
     store: Store,
     spawner: &Spawner,
-) -> Result<RaftHandle, NodeError> {
+) -> Result<RaftHandle, NodeError>
+where
+    N: RaftNetworkFactory<TypeConfig>,
+    N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
+{
     let settings = raft_config(config).validate().map_err(|error| NodeError::Raft(error.to_string()))?;
     let id = config.node_id;
     let (log, machine) = (store.log, store.machine);
-    let starting = spawner.spawn(async move { RaftHandle::new(id, Arc::new(settings), peers, log, machine).await });
+    let starting = spawner.spawn(async move { RaftHandle::new(id, Arc::new(settings), network, log, machine).await });
     let started = starting.await.map_err(|error| NodeError::Raft(error.to_string()))?;
     started.map_err(|fatal| NodeError::Raft(fatal.to_string()))
 }

@@ -1,13 +1,15 @@
 //! The runtime under openraft: tokio, except that its randomness can be seeded.
 //!
 //! openraft draws election timeouts from its runtime's random numbers. On a real machine they are the operating system's;
-//! a simulation, which runs everything in one thread, calls [`seed`] first and gets the same numbers in every run.
+//! a simulation, which runs everything in one thread, calls [`seed`] first and gets the same numbers in every run. It can
+//! also put something of its own around every task of a node ([`around`]): to freeze the node, or to end all of it at once.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::TokioRuntime;
 use rand::rngs::SmallRng;
@@ -15,6 +17,29 @@ use rand::{Rng as _, SeedableRng as _};
 
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+    static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
+}
+
+/// What a simulation puts around a task: the result ends when the task has ended, or before, which ends the task.
+pub type Around = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
+
+/// From now on every task that this thread's Raft nodes spawn goes through `around`; `None` leaves tasks as they are.
+pub fn around(around: Option<Around>) {
+    AROUND.set(around);
+}
+
+/// The task with `around` around it. If it was ended before its time, nobody gets its result.
+async fn surrounded<T>(around: Around, task: T) -> T::Output
+where
+    T: Future + OptionalSend + 'static,
+    T::Output: OptionalSend + 'static,
+{
+    let (done, result) = futures::channel::oneshot::channel();
+    around(Box::pin(async move { drop(done.send(task.await)) })).await;
+    match result.await {
+        Ok(output) => output,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// From now on this thread's Raft nodes draw from the sequence of `seed`; `None` gives them real randomness again.
@@ -55,7 +80,10 @@ impl AsyncRuntime for SeamRuntime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        match AROUND.get() {
+            None => TokioRuntime::spawn(future),
+            Some(around) => TokioRuntime::spawn(surrounded(around, future)),
+        }
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {

@@ -16,7 +16,7 @@ mod spawner;
 pub use clock::{Clock, RealClock};
 pub use entropy::{Entropy, RealEntropy, SeededEntropy};
 pub use net::{BoxIo, Connector, Incoming, Io, Net, TcpNet};
-pub use spawner::Spawner;
+pub use spawner::{Around, Spawner};
 
 use std::sync::Arc;
 

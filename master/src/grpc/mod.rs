@@ -14,7 +14,14 @@ mod session_api;
 pub mod status;
 mod tasks_api;
 mod telemetry;
+mod verify;
 mod workers_api;
+
+pub use events_api::EventsApi;
+pub use forward::Edge;
+pub use session_api::converse;
+pub use tasks_api::TasksApi;
+pub use workers_api::WorkersApi;
 
 use std::sync::Arc;
 

@@ -31,7 +31,8 @@ const PACK_MAX: usize = 1_024;
 /// Version of the session protocol.
 const PROTOCOL: u32 = 1;
 
-type Outbound = Pin<Box<dyn Stream<Item = Result<pb::MasterMessage, Status>> + Send>>;
+/// What goes to a worker.
+pub type Outbound = Pin<Box<dyn Stream<Item = Result<pb::MasterMessage, Status>> + Send>>;
 
 /// Serves workers' sessions.
 pub struct SessionApi {
@@ -51,34 +52,47 @@ impl SessionRpc for SessionApi {
     type OpenStream = Outbound;
 
     async fn open(&self, request: Request<Streaming<pb::WorkerMessage>>) -> Result<Response<Outbound>, Status> {
-        let reign = self.node.reign().ok_or_else(|| not_leader(self.node.leader_hint().as_ref()))?;
-        let mut incoming = request.into_inner();
-        let hello = first_word(&mut incoming).await?;
-        let (opening, opened) = register(&self.node, &reign, hello).await?;
-        let (session, queue) = Session::new(opened.worker, opened.session);
-        let welcome = welcome(&self.node, &reign, &opened);
-        session.send(Outgoing::Message(Say::Welcome(welcome)));
-        reign.open_session(session.clone());
-        // Registered first, looked up second: an effect that comes in between is sent twice rather than never.
-        let now = self.node.world.clock.now();
-        for effect in self.node.state.read().outstanding(opened.worker) {
-            #[cfg(feature = "seeded-bugs")]
-            if steersman_bugs::planted("outstanding-forgotten") {
-                break;
-            }
-            session.send(Outgoing::Effect(effect, now));
-        }
-        let (close, closed) = oneshot::channel();
-        let listener = Listener { reign: reign.clone(), session, incarnation: opening.incarnation };
-        reign.office().spawner.spawn(listener.run(incoming, close));
-        Ok(Response::new(outbound(reign, queue, closed)))
+        converse(&self.node, request.into_inner()).await.map(Response::new)
     }
 }
 
-async fn first_word(incoming: &mut Streaming<pb::WorkerMessage>) -> Result<pb::Hello, Status> {
-    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
+/// One session from its Hello on: what the worker says comes in by `incoming`, the stream that is returned goes to it.
+///
+/// # Errors
+/// Who leads, if this master does not; what is wrong with the Hello; why its registration was refused.
+pub async fn converse(node: &Node, mut incoming: impl FromWorker) -> Result<Outbound, Status> {
+    let reign = node.reign().ok_or_else(|| not_leader(node.leader_hint().as_ref()))?;
+    let hello = first_word(&mut incoming).await?;
+    let (opening, opened) = register(node, &reign, hello).await?;
+    let (session, queue) = Session::new(opened.worker, opened.session);
+    let welcome = welcome(node, &reign, &opened);
+    session.send(Outgoing::Message(Say::Welcome(welcome)));
+    reign.open_session(session.clone());
+    // Registered first, looked up second: an effect that comes in between is sent twice rather than never.
+    let now = node.world.clock.now();
+    for effect in node.state.read().outstanding(opened.worker) {
+        #[cfg(feature = "seeded-bugs")]
+        if steersman_bugs::planted("outstanding-forgotten") {
+            break;
+        }
+        session.send(Outgoing::Effect(effect, now));
+    }
+    let (close, closed) = oneshot::channel();
+    let listener = Listener { reign: reign.clone(), session, incarnation: opening.incarnation };
+    reign.office().spawner.spawn(listener.run(incoming, close));
+    Ok(outbound(reign, queue, closed))
+}
+
+/// What a worker says, in order, until its stream ends or breaks.
+pub trait FromWorker: Stream<Item = Result<pb::WorkerMessage, Status>> + Send + Unpin + 'static {}
+
+impl<S: Stream<Item = Result<pb::WorkerMessage, Status>> + Send + Unpin + 'static> FromWorker for S {}
+
+async fn first_word(incoming: &mut impl FromWorker) -> Result<pb::Hello, Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.next())
         .await
-        .map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_TIMEOUT:?}")))??;
+        .map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_TIMEOUT:?}")))?
+        .transpose()?;
     match first.and_then(|message| message.kind) {
         Some(Hear::Hello(hello)) => Ok(hello),
         _ => Err(Status::invalid_argument("a session begins with Hello")),
@@ -248,14 +262,14 @@ struct Listener {
 }
 
 impl Listener {
-    async fn run(self, mut incoming: Streaming<pb::WorkerMessage>, close: oneshot::Sender<()>) {
+    async fn run(self, mut incoming: impl FromWorker, close: oneshot::Sender<()>) {
         let me = Arc::new(self);
         loop {
             let message = tokio::select! {
-                message = incoming.message() => message,
+                message = incoming.next() => message,
                 () = me.reign.over() => break,
             };
-            let Ok(Some(message)) = message else { break };
+            let Some(Ok(message)) = message else { break };
             #[cfg(feature = "seeded-bugs")]
             if steersman_bugs::planted("heartbeats-unheard") {
                 message.kind.into_iter().for_each(|kind| me.hear(kind));

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use openraft::AsyncRuntime as _;
 use parking_lot::Mutex;
 
 use super::{Disk, DiskFile, DiskLock, DiskWriter, Job, KeyBatch, Keys, Lane};
 use crate::error::StoreError;
+use crate::runtime::SeamRuntime;
 
 /// Of a handle that was not locked yet: it belongs to whatever life the disk is in.
 const UNBOUND: u64 = u64::MAX;
@@ -273,7 +275,7 @@ impl Disk for MemDisk {
     }
 
     fn run(&self, _name: &'static str, task: BoxFuture<'static, ()>) -> io::Result<()> {
-        tokio::spawn(task);
+        SeamRuntime::spawn(task);
         Ok(())
     }
 
