@@ -50,6 +50,7 @@ const WIRE_ROOMS: &[&str] = &[
     "master/src/raft_service.rs",
     "master/src/leader/streams",
     // What masters say to each other.
+    "master/src/audit.rs",
     "master/src/bootstrap.rs",
     "master/src/reads.rs",
     "master/src/wire.rs",
@@ -60,6 +61,9 @@ const CLOCK_ROOMS: &[&str] = &["world/", "cli/", "chaos-tests/", "raft-store/"];
 /// `runtime` is the seam of openraft's randomness; `recovery` names a new directory when the caller gave no name.
 const RANDOM_ROOMS: &[&str] =
     &["world/", "cli/", "chaos-tests/", "raft-store/src/runtime.rs", "raft-store/src/recovery.rs"];
+/// Where mistakes can be planted, each under the feature `seeded-bugs` (chaos-tests/bugs/tests/planted.rs sees to that):
+/// also in `state`, which stays pure in every other build.
+const BUG_ROOMS: &[&str] = &["state/", "raft-store/", "master/", "worker/", "client/", "chaos-tests/"];
 const ANYHOW_ROOMS: &[&str] = &["cli/src/main.rs", "chaos-tests/"];
 
 const fn rule(word: &'static str, place: Place, tests_may: bool, why: &'static str) -> Rule {
@@ -95,6 +99,7 @@ pub const RULES: &[Rule] = &[
         true,
         "libraries name their errors (thiserror); anyhow is for main and tests",
     ),
+    rule("steersman_bugs::", Place::Only(BUG_ROOMS), false, "mistakes are planted in test builds, never in the binary"),
     rule("std::time", Place::NotIn(&["state/"]), true, PURE),
     rule("std::fs", Place::NotIn(&["state/"]), true, PURE),
     rule("std::net", Place::NotIn(&["state/"]), true, PURE),
@@ -153,6 +158,7 @@ mod tests {
             ("worker/src/config.rs", "use anyhow::Result;"),
             ("state/src/apply.rs", "use std::fs::File;"),
             ("state/src/apply.rs", "tracing::info!();"),
+            ("cli/src/main.rs", "if steersman_bugs::planted(\"x\") {}"),
         ] {
             assert!(findings(path, text) > 0, "not found: {path}: {text}");
         }
@@ -162,6 +168,7 @@ mod tests {
     fn a_word_in_its_rooms_is_fine() {
         for (path, text) in [
             ("master/src/node.rs", "use openraft::Raft;"),
+            ("state/src/plan.rs", "if steersman_bugs::planted(\"x\") {}"),
             ("raft-store/tests/suite.rs", "use openraft::testing; use sled::Db;"),
             ("master/src/grpc/convert.rs", "use steersman_proto::v1::Task;"),
             ("master/src/leader/streams.rs", "use steersman_proto::worker::v1;"),
