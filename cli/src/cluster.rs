@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use steersman_client::codes;
 use steersman_client::v1::MasterAddress;
+use steersman_client::{Finding, Verdict};
 use steersman_raft_store::{MasterNode, Restore, SnapshotInfo, StoreError, inspect_snapshot, restore_into};
 
 use crate::context::Ctx;
@@ -29,6 +30,16 @@ pub enum ClusterCommand {
     /// Check the cluster; exit code 7 if something is wrong, 4 if no master answers
     #[command(after_help = "Examples:\n  steersman cluster health\n  steersman cluster health -q && deploy")]
     Health,
+    /// Compare the masters' states and check each one's data; exit code 7 if something is wrong, 4 if too few answer
+    #[command(after_help = "\
+Examples:
+  steersman cluster verify
+  steersman cluster verify --deep
+  steersman cluster verify -o json | jq '.[] | select(.result != \"ok\")'
+
+Compared are digests of the state at one log index, members and versions; each master checks its invariants and its log.
+Work goes on meanwhile. A master whose state is not that of the majority stops by itself, with exit code 70.")]
+    Verify(VerifyArgs),
     /// Save, inspect and restore the whole state
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -47,6 +58,14 @@ pub enum SnapshotCommand {
     Inspect(FileArgs),
     /// Make the data directory of one master of a new cluster from a snapshot file; needs no cluster
     Restore(RestoreArgs),
+}
+
+/// Options of `cluster verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Also read every kept log entry and the newest snapshot from each master's disk
+    #[arg(long)]
+    deep: bool,
 }
 
 /// A snapshot file.
@@ -94,6 +113,7 @@ pub async fn cluster(ctx: &Ctx, command: ClusterCommand) -> Outcome {
     match command {
         ClusterCommand::Info => info(ctx).await,
         ClusterCommand::Health => health(ctx).await,
+        ClusterCommand::Verify(args) => verify(ctx, &args).await,
         ClusterCommand::Snapshot(SnapshotCommand::Save(args)) => save(ctx, &args.file).await,
         ClusterCommand::Snapshot(SnapshotCommand::Inspect(args)) => inspect(ctx, &args.file),
         ClusterCommand::Snapshot(SnapshotCommand::Restore(args)) => restore(ctx, &args).await,
@@ -184,6 +204,37 @@ fn checks(picture: &Picture) -> Vec<Check> {
             format!("{} online, {} busy, {} offline", workers.online, workers.busy, workers.offline),
         ),
     ]
+}
+
+async fn verify(ctx: &Ctx, args: &VerifyArgs) -> Outcome {
+    let verification = ctx.client()?.verify(args.deep).await?;
+    let findings = verification.findings();
+    let rows: Vec<Row> = findings.iter().map(finding_row).collect();
+    print_list(ctx, "check", &[col("CHECK"), col("MASTER"), col("RESULT"), col("DETAIL")], &rows)?;
+    let (answered, voters) = (verification.answered(), verification.voters().len());
+    if answered < voters / 2 + 1 {
+        let message = format!("{answered} of {voters} masters answer, {} are needed to compare", voters / 2 + 1);
+        return Err(Failure::coded(exit::UNAVAILABLE, &codes::NO_QUORUM, message));
+    }
+    let bad: Vec<&Finding> = findings.iter().filter(|finding| finding.verdict != Verdict::Ok).collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let mut names: Vec<&str> = bad.iter().map(|finding| finding.check).collect();
+    names.dedup();
+    let message = format!("{} of {} checks did not pass: {}", bad.len(), findings.len(), names.join(", "));
+    let failure = Failure::coded(exit::CHECK_FAILED, &codes::FAILED_PRECONDITION, message);
+    Err(failure.hint("replace a master whose data is wrong under a new id: see docs/operations.md"))
+}
+
+fn finding_row(finding: &Finding) -> Row {
+    let (check, result) = (finding.check.to_owned(), finding.verdict.word().to_owned());
+    let master = finding.master.map(|master| master.to_string()).unwrap_or_default();
+    Row {
+        id: check.clone(),
+        json: json!({"check": check, "master": finding.master, "result": result, "detail": finding.detail}),
+        cells: vec![check, master, result, finding.detail.clone()],
+    }
 }
 
 async fn save(ctx: &Ctx, file: &Path) -> Outcome {

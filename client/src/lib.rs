@@ -28,6 +28,7 @@ mod leader;
 mod redirect;
 mod retry;
 mod tasks;
+mod verify;
 mod workers;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use crate::leader::LeaderWatch;
 pub use crate::redirect::{Leader, LeaderView};
 use crate::redirect::{LeaderHint, Masters};
 pub use crate::tasks::WaitTotals;
+pub use crate::verify::{Finding, Verdict, Verification};
 pub use crate::workers::worker_ref;
 
 /// 16 bytes chosen by the caller of a mutation: a retry with the same id has no second effect.

@@ -77,6 +77,8 @@ section! {
         purge_batch_entries: u64 = 256, 1..=4_096;
         /// One piece of a snapshot must be acknowledged within this time.
         install_snapshot_timeout_ms: u64 = 20_000, 10_000..=600_000;
+        /// The leader has the states of all masters compared so often; 0 never.
+        audit_interval_ms: u64 = 600_000, 0..=7 * 24 * 3_600_000;
     }
 }
 

@@ -111,6 +111,11 @@ impl Memory {
         self.recent.front().map_or(self.end(), |recent| recent.entry.log_id.index())
     }
 
+    /// How often it was truncated, and where it begins.
+    pub fn bounds(&self) -> (u64, u64) {
+        (self.truncations, self.start())
+    }
+
     fn next_op(&mut self) -> u64 {
         self.ops += 1;
         self.ops

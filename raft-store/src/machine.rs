@@ -18,6 +18,7 @@ use steersman_state::{Applied, FORMAT_LEVEL, Image, MasterId, State};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::audit::{self, Audits};
 use crate::disk::{Disk, Lane};
 use crate::error::StoreError;
 use crate::identity::{Identity, another_cluster};
@@ -63,6 +64,8 @@ pub(crate) struct Machine {
     pub observer: Arc<dyn ApplyObserver>,
     pub identity: Identity,
     pub bound: AtomicBool,
+    /// Digests of the state at the indexes of audits.
+    pub audits: Arc<Audits>,
     pub ops: mpsc::UnboundedSender<Op>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
@@ -73,6 +76,11 @@ pub(crate) struct Machine {
 pub struct StateMachine(pub(crate) Arc<Machine>);
 
 impl Machine {
+    /// Where the newest snapshot stands.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        self.newest.lock().as_deref().and_then(index_of)
+    }
+
     fn fail(&self, error: StoreError) -> io::Error {
         self.health.fail(&error);
         error.into()
@@ -89,6 +97,7 @@ impl Machine {
             }
             _ => None,
         };
+        let audited = batch.as_ref().is_some_and(|batch| audit::asks(batch));
         let began = Instant::now();
         let mut state = self.state.write();
         let applied = match (&entry.payload, batch) {
@@ -105,7 +114,7 @@ impl Machine {
         if !self.bound.load(Ordering::Relaxed) {
             self.bind(&state)?;
         }
-        let level = state.format_level();
+        let (level, image) = (state.format_level(), audited.then(|| state.image()));
         drop(state);
         if level > FORMAT_LEVEL {
             // A newer meaning of apply was switched on: this version would give other answers than the others from here on.
@@ -113,6 +122,9 @@ impl Machine {
             return Err(StoreError::WrongVersion { place, found: level, known: FORMAT_LEVEL });
         }
         self.metrics.applied(began.elapsed());
+        if let Some(image) = image {
+            self.audits.take(&self.disk, image);
+        }
         self.observer.applied(index, term, &applied);
         Ok(applied)
     }
@@ -130,6 +142,17 @@ impl Machine {
         }
         self.bound.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A consistent copy of what a snapshot holds.
+    fn take(&self) -> Taken {
+        let began = Instant::now();
+        let state = self.state.read();
+        let meta = self.applying.lock().meta();
+        let taken = Taken { meta, cluster: state.cluster_id().map(str::to_owned), image: state.image() };
+        drop(state);
+        self.metrics.image_taken(began.elapsed());
+        taken
     }
 
     fn build(self: &Arc<Self>, taken: &Taken) -> Result<Snapshot, StoreError> {
@@ -258,13 +281,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let began = Instant::now();
-        let state = self.0.state.read();
-        let meta = self.0.applying.lock().meta();
-        let taken = Taken { meta, cluster: state.cluster_id().map(str::to_owned), image: state.image() };
-        drop(state);
-        self.0.metrics.image_taken(began.elapsed());
-        SnapshotBuilder { machine: self.0.clone(), taken: Arc::new(taken) }
+        SnapshotBuilder { machine: self.0.clone(), taken: Arc::new(self.0.take()) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -279,6 +296,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let machine = self.0.clone();
         let current = offload(&self.0.disk, Lane::Transfer, move || machine.current()).await;
         current.map_err(|error| self.0.fail(error))
+    }
+}
+
+impl StateMachine {
+    /// Writes the state as it stands here as the newest snapshot, in the place of one that stands at the same index. A
+    /// running master never needs it: it is how a test makes a replica whose state is not the others'.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub async fn rewrite_snapshot(&self) -> Result<(), StoreError> {
+        let (machine, taken) = (self.0.clone(), self.0.take());
+        offload(&self.0.disk, Lane::Snapshot, move || machine.build(&taken).map(drop)).await
     }
 }
 

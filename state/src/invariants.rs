@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::ids::{TaskId, Token};
+use crate::image::Image;
 use crate::plan::Plan;
 use crate::registry::{Wish, Worker};
 use crate::state::{State, state_count, task_timers, worker_timers};
@@ -22,7 +23,39 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation(what())) }
 }
 
+/// A consistent copy of the state and of what is derived from it, to be checked while the state goes on.
+pub struct Inspection {
+    image: Image,
+    plan: Plan,
+    timers: Timers,
+    counts: TaskCounts,
+}
+
+impl Inspection {
+    /// The log index that it stands at.
+    pub fn applied_index(&self) -> u64 {
+        self.image.applied_index()
+    }
+
+    /// [`State::check`] of the state that it was taken from. The indexes of workers and replies are built anew for it.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that does not hold.
+    pub fn check(self) -> Result<(), Violation> {
+        let mut state = self.image.rebuild();
+        (state.plan, state.timers, state.counts) = (self.plan, self.timers, self.counts);
+        state.check()
+    }
+}
+
 impl State {
+    /// A copy to be checked elsewhere, in O(tasks / 64 + workers + timers): for a live state that must not stand still.
+    pub fn inspection(&self) -> Inspection {
+        let (plan, timers, counts) = (self.plan.clone(), self.timers.clone(), self.counts);
+        Inspection { image: self.image(), plan, timers, counts }
+    }
+
     /// Checks everything that must hold between the parts of the state.
     ///
     /// # Errors

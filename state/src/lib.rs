@@ -33,7 +33,7 @@ pub use command::*;
 pub use effect::*;
 pub use ids::*;
 pub use image::{Image, SNAPSHOT_MAGIC, SNAPSHOT_VERSION};
-pub use invariants::Violation;
+pub use invariants::{Inspection, Violation};
 pub use limits::Limits;
 pub use reads::SCAN_TASKS_MAX;
 pub use state::State;

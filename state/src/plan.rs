@@ -35,7 +35,7 @@ pub(crate) struct Requirements {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClassId(u32);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Class {
     needs: Arc<Requirements>,
     /// Unfinished tasks.
@@ -48,14 +48,14 @@ struct Class {
 }
 
 /// How a worker stands in the `fit` sets.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Indexed {
     ratio: Option<u64>,
     classes: Vec<ClassId>,
 }
 
 /// All classes. The one without requirements is always there, as number 0.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     classes: Vec<Option<Class>>,
     vacant: Vec<ClassId>,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::TaskId;
 
 /// An ordered set of (priority, task), kept as ranges.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ranges {
     /// (priority, first id) to last id, inclusive.
     map: BTreeMap<(Reverse<i32>, u64), u64>,

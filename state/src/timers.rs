@@ -20,7 +20,7 @@ pub(crate) enum Due {
 }
 
 /// All timers.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Timers(BTreeSet<(u64, Due)>);
 
 impl Timers {

@@ -11,12 +11,14 @@ use steersman_proto::codes;
 use steersman_proto::v1::cluster_client::ClusterClient;
 use steersman_proto::v1::{self as pb, cluster_server::Cluster};
 use steersman_raft_store::SnapshotData;
+use steersman_state::{Command, RequestId};
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::events_api::StreamGuard;
 use super::forward::{Edge, Hop};
 use super::status::{status, status_of_member};
+use super::verify;
 use crate::node::{LeaderView, MemberError, Node, NodeStatus};
 use crate::observe::progress;
 
@@ -121,6 +123,23 @@ impl Cluster for ClusterApi {
         };
         let there = async |channel, request| ClusterClient::new(channel).remove_master(request).await;
         self.edge.answer(Hop::Mutation, request, here, there).await
+    }
+
+    async fn audit(&self, request: Request<pb::AuditRequest>) -> Result<Response<pb::AuditResponse>, Status> {
+        let here = async |_: pb::AuditRequest| {
+            let id = RequestId(self.node().world.entropy.next_id());
+            let done = self.edge.commit(id, Command::Audit).await?;
+            Ok(pb::AuditResponse { log_index: done.log_index })
+        };
+        let there = async |channel, request| ClusterClient::new(channel).audit(request).await;
+        self.edge.answer(Hop::Mutation, request, here, there).await
+    }
+
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Result<Response<pb::VerifyResponse>, Status> {
+        let Some(store) = self.node().store() else {
+            return Err(status(codes::SHUTTING_DOWN, "this master is still starting: ask again"));
+        };
+        Ok(Response::new(verify::verify(self.node(), store, request.get_ref()).await))
     }
 
     /// The file that `steersman cluster snapshot inspect` and `restore` read: built beside the work, sent as fast as the

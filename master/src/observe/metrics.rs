@@ -45,6 +45,7 @@ pub struct Metrics {
     proposals_failed: Counters<1>,
     proposals_queued: Gauge,
     leader_changes: Counter,
+    audits: Counters<1>,
     dispatch: Histogram,
     runs_sent: Counter,
     reports: Counter,
@@ -78,6 +79,7 @@ impl Metrics {
             ),
             proposals_queued: gauge(&mut r, "raft_proposals_queued", "Commands that wait for the next log entry"),
             leader_changes: counter(&mut r, "raft_leader_changes", "Changes of leader that this master saw"),
+            audits: labelled(&mut r, "raft_audits", "Comparisons of this master's state with the others', by result"),
             dispatch: seconds(&mut r, "scheduler_dispatch", "From the commit of an assignment to its worker's stream"),
             runs_sent: counter(&mut r, "scheduler_runs_sent", "Assignments put on workers' streams, repeats included"),
             reports: counter(&mut r, "scheduler_reports", "Reports of attempts that workers sent"),
@@ -116,6 +118,11 @@ impl Metrics {
     /// Another leader, or the same in another term.
     pub fn leader_changed(&self) {
         self.leader_changes.inc();
+    }
+
+    /// An audit's digests were compared; `result` is `agree`, `differ`, `wrong` or `unknown`.
+    pub fn audited(&self, result: &'static str) {
+        self.audits.get_or_create(&[("result", result)]).inc();
     }
 
     /// An assignment reached its worker's stream so long after its commit.
@@ -435,6 +442,7 @@ mod tests {
         metrics.proposal_failed("not_leader");
         metrics.proposals_queued(3);
         metrics.leader_changed();
+        metrics.audited("agree");
         metrics.dispatch(took);
         metrics.runs_sent(2);
         metrics.reports(5);
