@@ -101,6 +101,13 @@ impl Client {
     }
 }
 
+impl Client {
+    /// The one master that this client is bound to (see [`Client::only`]): for streams of one's own, with [`Client::channel`].
+    pub fn bound_to(&self) -> Option<&str> {
+        self.only.as_deref()
+    }
+}
+
 impl EventStream {
     /// The next item; `None` after the end or an error. Dropping the future loses nothing.
     ///
