@@ -24,7 +24,19 @@ BENCH_ARGS ?=
 # the environment would override.
 SIM := cd chaos-tests/sim && env -u CARGO_TARGET_DIR -u RUSTFLAGS $(CARGO)
 
-.PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-sim test-doc dev release bench sim chaos
+# Fuzzers are a workspace of their own: LLVM's coverage instrumentation, for the target alone, not for build scripts.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ := cd fuzz && env CARGO_TARGET_DIR=../target/fuzz RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO)
+# Names of the targets, or one of them; seconds for each.
+FUZZ_TARGETS := $(patsubst fuzz/targets/%.rs,%,$(wildcard fuzz/targets/*.rs))
+TARGET ?= $(FUZZ_TARGETS)
+FUZZ_SECONDS ?= 10
+
+.PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-sim test-doc test-fuzz dev release bench \
+  sim chaos fuzz
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +96,19 @@ sim: ## one simulated cluster from a seed, its history on stdout: make sim SEED=
 
 test-sim:
 	$(SIM) test --locked
+
+# Each target on its kept corpus, then on what it makes of it; new inputs stay in target/fuzz/corpus.
+fuzz: ## fuzz every decoder: make fuzz FUZZ_SECONDS=3600 TARGET=snapshot
+	$(FUZZ) build --locked --release --target $(HOST)
+	@for target in $(TARGET); do \
+	  mkdir -p target/fuzz/corpus/$$target target/fuzz/crashes; \
+	  echo "== $$target, $(FUZZ_SECONDS) s"; \
+	  target/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -max_len=65536 \
+	    -artifact_prefix=target/fuzz/crashes/$$target- -print_final_stats=1 -verbosity=0 $(FUZZ_ARGS) \
+	    target/fuzz/corpus/$$target fuzz/corpus/$$target; \
+	done
+
+test-fuzz: fuzz
 
 chaos: ## only the tests with real processes and real faults
 	$(CARGO) build --locked --workspace --all-targets

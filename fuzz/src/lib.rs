@@ -23,7 +23,7 @@ use steersman_master::config::MasterConfig;
 use steersman_state::{Batch, State};
 use steersman_worker::config::WorkerConfig;
 use steersman_worker::executors::journal::Journal;
-use steersman_worker::executors::wire::{FromKeeper, ToKeeper, take};
+use steersman_worker::executors::wire::{ToWorker, ToKeeper, take};
 
 /// The functions by name: what `tests/corpus.rs` goes through, and the names of the folders in `corpus/`.
 pub const TARGETS: [(&str, fn(&[u8])); 11] = [
@@ -105,7 +105,7 @@ pub fn spec(bytes: &[u8]) {
 pub fn keeper(bytes: &[u8]) {
     let (mut asked, mut told) = (0, 0);
     while let Ok(Some(_)) = take::<ToKeeper>(bytes, &mut asked) {}
-    while let Ok(Some(_)) = take::<FromKeeper>(bytes, &mut told) {}
+    while let Ok(Some(_)) = take::<ToWorker>(bytes, &mut told) {}
     let path = scratch("keeper").join("journal");
     std::fs::write(&path, bytes).expect("the scratch folder takes files");
     let (mut journal, found) = Journal::open(&path).expect("any journal can be opened");
