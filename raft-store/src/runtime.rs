@@ -28,23 +28,21 @@ pub fn around(around: Option<Around>) {
     AROUND.set(around);
 }
 
-/// The task with `around` around it. If it was ended before its time, nobody gets its result.
-async fn surrounded<T>(around: Around, task: T) -> T::Output
+/// The task with `around` around it, put there at once. If it is ended before its time, nobody gets its result.
+fn surrounded<T>(around: Around, task: T) -> impl Future<Output = T::Output> + OptionalSend + 'static
 where
     T: Future + OptionalSend + 'static,
     T::Output: OptionalSend + 'static,
 {
     let (done, result) = futures::channel::oneshot::channel();
-    around(Box::pin(async move { drop(done.send(task.await)) })).await;
-    match result.await {
-        Ok(output) => output,
-        Err(_) => std::future::pending().await,
+    let task = around(Box::pin(async move { drop(done.send(task.await)) }));
+    async move {
+        task.await;
+        match result.await {
+            Ok(output) => output,
+            Err(_) => std::future::pending().await,
+        }
     }
-}
-
-/// From now on this thread's Raft nodes draw from the sequence of `seed`; `None` gives them real randomness again.
-pub fn seed(seed: Option<u64>) {
-    SEED.set(seed);
 }
 
 fn next_rng() -> SmallRng {

@@ -58,16 +58,19 @@ impl Spawner {
     }
 }
 
-/// The task with `around` around it. If it was ended before its time, nobody gets its result.
-async fn surrounded<F>(around: Around, task: F) -> F::Output
+/// The task with `around` around it, put there at once. If it is ended before its time, nobody gets its result.
+fn surrounded<F>(around: Around, task: F) -> impl Future<Output = F::Output> + Send + 'static
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
     let (done, result) = oneshot::channel();
-    around(Box::pin(async move { drop(done.send(task.await)) })).await;
-    match result.await {
-        Ok(output) => output,
-        Err(_) => std::future::pending().await,
+    let task = around(Box::pin(async move { drop(done.send(task.await)) }));
+    async move {
+        task.await;
+        match result.await {
+            Ok(output) => output,
+            Err(_) => std::future::pending().await,
+        }
     }
 }
