@@ -75,6 +75,9 @@ pub struct StartArgs {
     /// End when stdin ends: the parent process is gone
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+    /// Take faults from the parent through stdin; on loopback only
+    #[arg(long, hide = true, requires = "exit_with_parent")]
+    pub faults: bool,
 }
 
 /// Options of `master step-down`.

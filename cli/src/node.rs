@@ -4,12 +4,14 @@
 //! signal ends the process at once; a node that cannot go on says why in one message and ends with its own exit code.
 
 use std::future::Future;
-use std::io::Read as _;
+use std::io::BufRead as _;
+use std::sync::Arc;
 
 use steersman_client::World;
 use steersman_client::codes;
 use steersman_master::NodeError;
 use steersman_master::config::{Addresses, MasterConfig, MasterEntry};
+use steersman_raft_store::{Disk, SledDisk};
 use steersman_worker::{Echo, KeeperCommand, Noop, Worker, WorkerConfig, WorkerError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::invalid;
 use crate::context::Ctx;
+use crate::dev::faults::Faults;
 use crate::exit::{self, Failure, Outcome};
 use crate::{master, worker};
 
@@ -60,10 +63,33 @@ pub fn start_master(ctx: &Ctx, args: &master::StartArgs) -> Outcome {
     for warning in config.warnings() {
         ctx.warn(warning);
     }
-    let parent = args.exit_with_parent;
+    let (parent, faults) = (args.exit_with_parent, master_faults(args, &config)?);
+    let sled = SledDisk::new(&config.data_dir);
     run_node(async move {
-        steersman_master::run(config, World::real(), asked_to_end(parent)).await.map_err(|error| of_master(&error))
+        let (disk, world): (Arc<dyn Disk>, World) = match &faults {
+            Some(faults) => (Arc::new(faults.disk(sled)), faults.world(World::real())),
+            None => (Arc::new(sled), World::real()),
+        };
+        let ended = steersman_master::run_on(disk, config, world, asked_to_end(parent, faults)).await;
+        ended.map_err(|error| of_master(&error))
     })
+}
+
+/// Faults are for masters that nobody reaches from another machine.
+fn master_faults(args: &master::StartArgs, config: &MasterConfig) -> Outcome<Option<Faults>> {
+    if !args.faults {
+        return Ok(None);
+    }
+    let addresses = [&config.listen, &config.advertise].into_iter().flat_map(|at| [&at.api, &at.raft, &at.http]);
+    Faults::on_loopback(addresses.map(String::as_str)).map(Some)
+}
+
+fn worker_faults(args: &worker::StartArgs, config: &WorkerConfig) -> Outcome<Option<Faults>> {
+    if !args.faults {
+        return Ok(None);
+    }
+    let addresses = config.masters.iter().chain(&config.http);
+    Faults::on_loopback(addresses.map(String::as_str)).map(Some)
 }
 
 /// Runs a worker until it is told to end.
@@ -73,14 +99,15 @@ pub fn start_master(ctx: &Ctx, args: &master::StartArgs) -> Outcome {
 pub fn start_worker(ctx: &Ctx, args: &worker::StartArgs) -> Outcome {
     let config = worker_config(ctx, args)?;
     start_log("text", "info");
-    let parent = args.exit_with_parent;
+    let (parent, faults) = (args.exit_with_parent, worker_faults(args, &config)?);
     run_node(async move {
-        let built = Worker::builder(config, World::real())
+        let world = faults.as_ref().map_or_else(World::real, |faults| faults.world(World::real()));
+        let built = Worker::builder(config, world)
             .handler("noop", Noop)
             .handler("echo", Echo)
             .processes(KeeperCommand::this_program())
             .build();
-        built.run(asked_to_end(parent)).await.map_err(|error| of_worker(&error))
+        built.run(asked_to_end(parent, faults)).await.map_err(|error| of_worker(&error))
     })
 }
 
@@ -110,7 +137,7 @@ fn of_worker(error: &WorkerError) -> Failure {
 }
 
 /// Resolves at the first SIGTERM, SIGINT, or (if so wished) the end of stdin. A second signal ends the process at once.
-async fn asked_to_end(with_parent: bool) {
+async fn asked_to_end(with_parent: bool, faults: Option<Faults>) {
     let (sender, mut asked) = mpsc::channel(1);
     let signals = [(SignalKind::terminate(), 143), (SignalKind::interrupt(), exit::INTERRUPTED)];
     for (kind, code) in signals {
@@ -129,7 +156,7 @@ async fn asked_to_end(with_parent: bool) {
     }
     if with_parent {
         std::thread::spawn(move || {
-            wait_for_end_of_stdin();
+            read_to_end_of_stdin(faults.as_ref());
             // A full channel means that the end was asked for already.
             let _ = sender.try_send("the parent process is gone");
         });
@@ -138,10 +165,16 @@ async fn asked_to_end(with_parent: bool) {
     tracing::info!(why, "ending");
 }
 
-fn wait_for_end_of_stdin() {
-    let mut buffer = [0; 64];
+/// What the parent writes is of interest only to a node that takes faults.
+fn read_to_end_of_stdin(faults: Option<&Faults>) {
+    let mut line = Vec::new();
     let mut stdin = std::io::stdin().lock();
-    while matches!(stdin.read(&mut buffer), Ok(n) if n > 0) {}
+    while matches!(stdin.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+        if let Some(faults) = faults {
+            faults.obey(&String::from_utf8_lossy(&line));
+        }
+        line.clear();
+    }
 }
 
 fn master_config(args: &master::StartArgs) -> Outcome<MasterConfig> {

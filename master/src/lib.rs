@@ -10,6 +10,7 @@ mod clock;
 pub mod config;
 mod election;
 pub mod exit;
+mod fitness;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod grpc;

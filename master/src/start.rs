@@ -22,6 +22,7 @@ use crate::bootstrap::{self, Gate, Myself};
 use crate::clock::ClusterClock;
 use crate::config::{Addresses, MasterConfig};
 use crate::exit::NodeError;
+use crate::fitness::Fitness;
 use crate::leader::{self, Office, Throne};
 use crate::network::Peers;
 use crate::node::{LeaderView, Listening, Node, watch_leader};
@@ -30,7 +31,7 @@ use crate::propose::{Door, DoorLimits, Proposer};
 use crate::raft_service::{RaftHandle, RaftService};
 use crate::reads::{AskLeader, Reads};
 use crate::waiters::Waiters;
-use crate::{audit, grpc, observe, takeover};
+use crate::{audit, fitness, grpc, observe, takeover};
 
 /// Threads of Raft's own runtime: its core, and its listener beside it.
 const RAFT_THREADS: usize = 2;
@@ -119,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) throne: Throne,
     pub(crate) listening: Arc<Listening>,
+    pub(crate) fitness: Fitness,
 }
 
 impl Parts {
@@ -129,7 +131,8 @@ impl Parts {
         let clock = Arc::new(ClusterClock::new(world.clock.clone()));
         let (waiters, throne) = (Arc::new(Waiters::with_max(config.limits.waiters_max as usize)), Throne::default());
         let listening = Listening::new(world.clone(), clock.clone(), waiters.clone(), throne.clone());
-        Ok(Self { config, world, surroundings, clock, waiters, throne, listening })
+        let fitness = Fitness::default();
+        Ok(Self { config, world, surroundings, clock, waiters, throne, listening, fitness })
     }
 
     /// Opens the data directory; `observer` hears what is applied.
@@ -172,6 +175,7 @@ impl Parts {
             peers: peers.clone(),
             control: control.clone(),
             listening: self.listening.clone(),
+            fitness: self.fitness.clone(),
         };
         let down = CancellationToken::new();
         serve_raft(service, bound.raft, &self.surroundings.raft, &down);
@@ -182,9 +186,10 @@ impl Parts {
         let initial = initial_masters(&config);
         bootstrap::settle(&myself, &initial, (blank, config.join), &raft, &peers, &gate).await?;
         if config.raft.fast_takeover {
-            takeover::watch(config.node_id, raft.clone(), peers.clone(), &world, &self.surroundings.raft);
+            takeover::watch(&node, &self.surroundings.raft);
         }
         self.surroundings.api.spawn(bootstrap::announce(myself, node.clone()));
+        fitness::start(&node, &control, &self.surroundings.raft);
         audit::start(&node, &control, &self.surroundings.api);
         Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, control })
     }
@@ -212,6 +217,7 @@ impl Parts {
             limits: door_limits(&config),
             begun,
             begun_term: AtomicU64::new(0),
+            fitness: self.fitness.clone(),
         };
         let proposer = Proposer::open(door, api);
         let applied = self.listening.applied();
@@ -224,6 +230,7 @@ impl Parts {
             clock: self.clock.clone(),
             metrics: metrics.clone(),
             applied,
+            fitness: self.fitness.clone(),
             elections: peers.elections().clone(),
             spawner: api.clone(),
         };
@@ -250,6 +257,8 @@ impl Parts {
             started,
             down,
             store,
+            fitness: self.fitness.clone(),
+            raft_spawner: self.surroundings.raft.clone(),
         })
     }
 }

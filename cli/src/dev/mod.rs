@@ -1,11 +1,14 @@
 //! `steersman dev`: a real cluster on this machine, every node a process of its own.
 //!
-//! What always holds: everything listens on loopback; nothing is restarted (watching nodes die is the point); when this
-//! command ends, so do all nodes, also if it is killed.
+//! What always holds: everything listens on loopback; nothing is restarted (watching nodes die is the point) unless a drill
+//! asks for it; when this command ends, so do all nodes, also if it is killed.
 
+pub mod control;
+pub mod faults;
 mod nodes;
 pub mod state;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +18,11 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use steersman_client::{Client, World};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::control::{Answer, Ask, Asked};
+use self::faults::FaultSet;
 use self::nodes::{Layout, Node};
 use self::state::DevState;
 use crate::context::{Ctx, Output};
@@ -39,7 +45,7 @@ Examples:
   steersman dev --masters 5 --workers 4 --capacity 2
   steersman dev --base-port 7400 --data-dir ./dev-data      the same cluster again after a restart
 
-While it runs, commands on this machine find it without --address. Try `kill -9` on the leader's process.")]
+While it runs, commands on this machine find it without --address. Try `steersman drill leader-kill`.")]
 pub struct DevArgs {
     /// How many masters; an odd number
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9), value_name = "N")]
@@ -71,7 +77,7 @@ pub async fn dev(ctx: &Ctx, args: &DevArgs) -> Outcome {
 
 async fn dev_in(ctx: &Ctx, args: &DevArgs, dir: &Path) -> Outcome {
     let layout = layout(ctx, args, dir)?;
-    let mut cluster = Cluster { ctx, nodes: Vec::new(), layout, stop: Stop::new()? };
+    let mut cluster = Cluster { ctx, nodes: Vec::new(), layout, stop: Stop::new()?, fallen: None };
     let outcome = match cluster.start(dir) {
         Ok(()) => cluster.live(dir).await,
         failed => failed,
@@ -165,6 +171,8 @@ struct Cluster<'a> {
     nodes: Vec<Node>,
     layout: Layout,
     stop: Stop,
+    /// While a drill is here: nodes that ended since it came.
+    fallen: Option<BTreeSet<String>>,
 }
 
 impl Cluster<'_> {
@@ -181,7 +189,8 @@ impl Cluster<'_> {
         if !self.until_ready(&client).await? {
             return Ok(());
         }
-        let state = self.state(dir);
+        let mut state = self.state(dir);
+        let mut asks = self.open_door(&state);
         if let Some(other) = DevState::of_running() {
             self.ctx.warn(format!(
                 "another dev cluster runs (pid {}); commands without --address now find this one",
@@ -193,10 +202,11 @@ impl Cluster<'_> {
         }
         let shown = self.introduce(&client, &state).await;
         let watched = match shown {
-            Ok(()) => self.watch().await,
+            Ok(()) => self.watch(&mut state, &mut asks).await,
             failed => failed,
         };
         state.remove();
+        drop(std::fs::remove_file(&state.control));
         watched
     }
 
@@ -251,7 +261,16 @@ impl Cluster<'_> {
             addresses: self.layout.api_addresses(),
             data_dir: dir.to_owned(),
             nodes: self.nodes.iter().map(Node::describe).collect(),
+            control: control::path_in(dir),
         }
+    }
+
+    /// For drills. A cluster runs as well without it.
+    fn open_door(&self, state: &DevState) -> mpsc::Receiver<Asked> {
+        control::open(&state.control).unwrap_or_else(|error| {
+            self.ctx.warn(format!("cannot open {}: {error}; drills will not work", state.control.display()));
+            mpsc::channel(1).1
+        })
     }
 
     async fn introduce(&self, client: &Client, state: &DevState) -> Outcome {
@@ -288,16 +307,15 @@ impl Cluster<'_> {
         if self.ctx.output == Output::Id {
             return Ok(());
         }
-        let leader_pid = state.nodes.iter().find(|node| node.name == leader_name).map_or(0, |node| node.pid);
         self.ctx.print(format!(
             "\nLogs and data: {}\n\nTry, in another terminal:\n  steersman run -- echo hello\n  steersman status --watch\n  \
-             kill -9 {leader_pid}        the leader: another master takes over\n\nCtrl-C stops everything.",
+             steersman drill leader-kill      another master takes over: how fast, and is anything lost?\n\nCtrl-C stops everything.",
             state.data_dir.display()
         ))
     }
 
     /// Until the user wants to stop, or nothing is left to stop.
-    async fn watch(&mut self) -> Outcome {
+    async fn watch(&mut self, state: &mut DevState, asks: &mut mpsc::Receiver<Asked>) -> Outcome {
         loop {
             tokio::select! {
                 why = self.stop.asked() => {
@@ -305,12 +323,125 @@ impl Cluster<'_> {
                     return Ok(());
                 }
                 (n, ending) = any_end(&mut self.nodes) => {
-                    let node = self.nodes.remove(n);
-                    self.report_death(&node, &ending);
+                    self.fell(n, &ending);
+                }
+                Some((ask, answer)) = asks.recv() => {
+                    let done = self.obey(ask, state).await;
+                    // The drill may have gone meanwhile.
+                    drop(answer.send(done.unwrap_or_else(|error| Answer { error, ..Answer::default() })));
                 }
             }
-            if self.nodes.is_empty() {
+            if self.nodes.is_empty() && self.fallen.is_none() {
                 return Err(Failure::local("no node is left", "start again: steersman dev"));
+            }
+        }
+    }
+
+    /// What a drill asks for.
+    async fn obey(&mut self, ask: Ask, state: &mut DevState) -> Result<Answer, String> {
+        let pid = match ask {
+            Ask::Begin => {
+                self.fallen = Some(BTreeSet::new());
+                0
+            }
+            Ask::Kill { node } => {
+                let pid = self.signal(&node, Signal::SIGKILL)?;
+                self.await_end(&node).await?;
+                pid
+            }
+            Ask::Terminate { node } => self.signal(&node, Signal::SIGTERM)?,
+            Ask::Pause { node } => self.signal(&node, Signal::SIGSTOP)?,
+            Ask::Resume { node } => self.signal(&node, Signal::SIGCONT)?,
+            Ask::Start { node } => self.start_again(&node, state).await?,
+            Ask::Faults { node, faults } => self.inflict(&node, faults).await?,
+            Ask::Heal => {
+                self.heal(state).await;
+                self.fallen = Some(BTreeSet::new());
+                0
+            }
+            Ask::End => {
+                self.heal(state).await;
+                0
+            }
+        };
+        Ok(Answer { pid, error: String::new() })
+    }
+
+    fn running(&mut self, name: &str) -> Result<&mut Node, String> {
+        let found = self.nodes.iter_mut().find(|node| node.place.name == name);
+        found.ok_or_else(|| format!("{name} does not run"))
+    }
+
+    fn signal(&mut self, name: &str, signal: Signal) -> Result<u32, String> {
+        let node = self.running(name)?;
+        node.signal(signal);
+        match signal {
+            Signal::SIGSTOP => node.paused = true,
+            Signal::SIGCONT => node.paused = false,
+            _ => node.ending = true,
+        }
+        Ok(node.pid)
+    }
+
+    /// A node has ended: it is told, and remembered for a drill that is here.
+    fn fell(&mut self, n: usize, ending: &str) {
+        let node = self.nodes.remove(n);
+        self.report_death(&node, ending);
+        if let Some(fallen) = &mut self.fallen {
+            fallen.insert(node.place.name);
+        }
+    }
+
+    async fn await_end(&mut self, name: &str) -> Result<(), String> {
+        let Some(n) = self.nodes.iter().position(|node| node.place.name == name) else { return Ok(()) };
+        let ended = tokio::time::timeout(STOP_MAX, self.nodes[n].ended()).await;
+        let ending = ended.map_err(|_| format!("{name} has not ended within {} s", STOP_MAX.as_secs()))?;
+        self.fell(n, &ending);
+        Ok(())
+    }
+
+    async fn inflict(&mut self, name: &str, faults: FaultSet) -> Result<u32, String> {
+        let node = self.running(name)?;
+        node.inflict(faults).await.map_err(|error| format!("{name} does not listen: {error}"))?;
+        Ok(node.pid)
+    }
+
+    /// Starts it, unless it runs. One that was told to end is waited for.
+    async fn start_again(&mut self, name: &str, state: &mut DevState) -> Result<u32, String> {
+        match self.running(name) {
+            Ok(node) if !node.ending => return Ok(node.pid),
+            Ok(_) => self.await_end(name).await?,
+            Err(_) => {}
+        }
+        let place = self.layout.places.iter().find(|place| place.name == name);
+        let place = place.ok_or_else(|| format!("there is no node {name}"))?;
+        let node = Node::start(&state.data_dir, place).map_err(|failure| failure.message)?;
+        let pid = node.pid;
+        self.ctx.note(format!("{name} was started again (pid {pid})"));
+        if let Some(told) = state.nodes.iter_mut().find(|told| told.name == name) {
+            *told = node.describe();
+        }
+        self.nodes.push(node);
+        state.update();
+        Ok(pid)
+    }
+
+    /// The drill has gone, or wants everything as it was.
+    async fn heal(&mut self, state: &mut DevState) {
+        for node in &mut self.nodes {
+            if std::mem::take(&mut node.paused) {
+                node.signal(Signal::SIGCONT);
+            }
+            if node.faults != FaultSet::default() {
+                // One that has ended meanwhile needs no healing.
+                drop(node.inflict(FaultSet::default()).await);
+            }
+        }
+        let ending = self.nodes.iter().filter(|node| node.ending).map(|node| node.place.name.clone());
+        let fallen: Vec<String> = self.fallen.take().unwrap_or_default().into_iter().chain(ending).collect();
+        for name in fallen {
+            if let Err(error) = self.start_again(&name, state).await {
+                self.ctx.warn(format!("{name} was not started again: {error}"));
             }
         }
     }

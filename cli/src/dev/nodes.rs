@@ -11,8 +11,10 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::faults::FaultSet;
 use super::state::DevNode;
 use crate::exit::{Failure, Outcome};
 
@@ -159,9 +161,15 @@ pub struct Node {
     pub log: PathBuf,
     /// Its process id.
     pub pid: u32,
+    /// Frozen by a drill.
+    pub paused: bool,
+    /// Told to end by a drill.
+    pub ending: bool,
+    /// What is wrong with it.
+    pub faults: FaultSet,
     child: Child,
     /// Held open as long as this value lives; waiting for the child would close it otherwise.
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
 }
 
 impl Node {
@@ -177,7 +185,7 @@ impl Node {
         let program = std::env::current_exe().map_err(|error| cannot("find this program", error))?;
         let role = if place.master_id.is_some() { "master" } else { "worker" };
         let mut child = Command::new(program)
-            .args([role, "start", "--exit-with-parent", "--config"])
+            .args([role, "start", "--exit-with-parent", "--faults", "--config"])
             .arg(config_file(dir, place))
             .stdin(Stdio::piped())
             .stdout(output)
@@ -187,7 +195,8 @@ impl Node {
             .spawn()
             .map_err(|error| cannot("start a process", error))?;
         let stdin = child.stdin.take();
-        Ok(Self { place: place.clone(), log, pid: child.id().unwrap_or(0), child, _stdin: stdin })
+        let (pid, faults) = (child.id().unwrap_or(0), FaultSet::default());
+        Ok(Self { place: place.clone(), log, pid, paused: false, ending: false, faults, child, stdin })
     }
 
     /// For the state file.
@@ -211,6 +220,19 @@ impl Node {
             // It may have ended in between: nothing to do then.
             let _ = kill(Pid::from_raw(pid), signal);
         }
+    }
+
+    /// Tells it what is wrong with it from now on.
+    ///
+    /// # Errors
+    /// When it does not listen (any more).
+    pub async fn inflict(&mut self, faults: FaultSet) -> std::io::Result<()> {
+        let stdin = self.stdin.as_mut().ok_or(std::io::ErrorKind::NotConnected)?;
+        let line = serde_json::to_string(&faults)? + "\n";
+        stdin.write_all(line.as_bytes()).await?;
+        stdin.flush().await?;
+        self.faults = faults;
+        Ok(())
     }
 
     /// The last lines of its log.

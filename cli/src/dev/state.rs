@@ -20,6 +20,9 @@ pub struct DevState {
     pub data_dir: PathBuf,
     /// Its nodes.
     pub nodes: Vec<DevNode>,
+    /// Its door for drills.
+    #[serde(default)]
+    pub control: PathBuf,
 }
 
 /// One node of it.
@@ -72,6 +75,14 @@ impl DevState {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
         fs::rename(temporary, path)
+    }
+
+    /// Writes the file again, if it is still this one's.
+    pub fn update(&self) {
+        if Self::of_running().is_some_and(|other| other.pid == self.pid) {
+            // Who reads the old one finds a process that is gone, and says so.
+            drop(self.write());
+        }
     }
 
     /// Removes the file, if it is still this one's.
