@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -15,7 +16,7 @@ use steersman_client::{Client, World, worker_ref};
 
 use crate::poll::until;
 use crate::process::{Ended, Process, kill_all, place_of};
-use crate::settings::{Addresses, Ports, Settings};
+use crate::settings::{Addresses, Lodging, Settings};
 
 /// A debug build on a busy machine with two cores needs a while to come up; what is measured is measured otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,13 +30,13 @@ pub struct Master {
     pub id: u64,
     /// Its process and folder.
     pub process: Process,
-    ports: Ports,
+    lodging: Lodging,
 }
 
 impl Master {
-    /// Where it listens.
+    /// Where it is reached.
     pub fn addresses(&self) -> Addresses {
-        self.ports.addresses()
+        self.lodging.advertise.clone()
     }
 
     /// Its addresses as the API has them.
@@ -44,9 +45,9 @@ impl Master {
         MasterAddress { id: self.id, api, raft, http }
     }
 
-    /// Its data directory.
+    /// Its data directory, as seen from its place (see [`Process::place`]).
     pub fn data(&self) -> PathBuf {
-        self.process.folder().join("data")
+        self.lodging.data.clone()
     }
 
     /// Its configuration file.
@@ -62,18 +63,18 @@ pub struct WorkerNode {
     pub name: String,
     /// Its process and folder.
     pub process: Process,
-    http: crate::ports::Port,
+    lodging: Lodging,
 }
 
 impl WorkerNode {
     /// Where it serves metrics and probes.
     pub fn http(&self) -> String {
-        self.http.address()
+        self.lodging.advertise.http.clone()
     }
 
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
-        self.process.folder().join("data")
+        self.lodging.data.clone()
     }
 
     /// Its configuration file.
@@ -91,12 +92,49 @@ pub struct Reign {
     pub term: u64,
 }
 
+/// Where nodes live and how they are reached.
+pub trait Site: std::fmt::Debug + Send + Sync {
+    /// The world as clients of this process see it.
+    fn world(&self) -> World {
+        World::real()
+    }
+
+    /// A place for a master whose folder this is.
+    ///
+    /// # Errors
+    /// If none is to be had.
+    fn master(&self, id: u64, folder: &Path) -> Result<Lodging>;
+
+    /// A place for a worker whose folder this is.
+    ///
+    /// # Errors
+    /// If none is to be had.
+    fn worker(&self, name: &str, folder: &Path) -> Result<Lodging>;
+}
+
+/// Everybody on loopback, on ports of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Loopback;
+
+impl Site for Loopback {
+    fn master(&self, _id: u64, folder: &Path) -> Result<Lodging> {
+        Lodging::here(folder)
+    }
+
+    fn worker(&self, _name: &str, folder: &Path) -> Result<Lodging> {
+        Lodging::here(folder)
+    }
+}
+
 /// A cluster of real processes.
 #[derive(Debug)]
 pub struct Cluster {
     /// What it is like.
     pub settings: Settings,
+    site: Arc<dyn Site>,
     folder: PathBuf,
+    /// Whether the folder is somebody else's to delete.
+    keep: bool,
     masters: BTreeMap<u64, Master>,
     workers: BTreeMap<String, WorkerNode>,
     roster: Vec<(u64, Addresses)>,
@@ -122,10 +160,19 @@ impl Cluster {
     /// # Errors
     /// If folders, ports or the binary are not to be had.
     pub fn form(settings: Settings) -> Result<Self> {
-        crate::process::binary()?;
         let folder = run_folder()?;
+        Self::form_at(settings, Arc::new(Loopback), folder, false)
+    }
+
+    /// As [`Cluster::form`], elsewhere and in a folder of the caller's, which is kept at the end if so.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn form_at(settings: Settings, site: Arc<dyn Site>, folder: PathBuf, keep: bool) -> Result<Self> {
+        crate::process::binary()?;
         let (masters, workers) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { settings, folder, masters, workers, roster: Vec::new(), began: Instant::now() };
+        let (roster, began) = (Vec::new(), Instant::now());
+        let mut cluster = Self { settings, site, folder, keep, masters, workers, roster, began };
         for id in 1..=cluster.settings.masters {
             cluster.put_master(id)?;
         }
@@ -142,7 +189,8 @@ impl Cluster {
     fn put_master(&mut self, id: u64) -> Result<&mut Master> {
         let folder = self.folder.join(format!("m{id}"));
         let process = Process::new(&format!("master {id}"), &folder, &["master", "start", "--config", "master.toml"])?;
-        let master = Master { id, process, ports: Ports::take()? };
+        let lodging = self.site.master(id, &folder)?;
+        let master = Master { id, process: process.launched(lodging.launch.clone()), lodging };
         Ok(self.masters.entry(id).or_insert(master))
     }
 
@@ -150,15 +198,28 @@ impl Cluster {
         let folder = self.folder.join(name);
         let process =
             Process::new(&format!("worker {name}"), &folder, &["worker", "start", "--config", "worker.toml"])?;
-        let worker = WorkerNode { name: name.to_owned(), process, http: crate::ports::Port::take()? };
-        let text = self.settings.worker_config(name, &worker.data(), &worker.http(), &self.addresses());
-        std::fs::write(worker.config(), text)?;
-        self.workers.insert(name.to_owned(), worker);
-        Ok(())
+        let lodging = self.site.worker(name, &folder)?;
+        let process = process.launched(lodging.launch.clone());
+        self.workers.insert(name.to_owned(), WorkerNode { name: name.to_owned(), process, lodging });
+        self.tell_worker(name)
+    }
+
+    /// Writes a worker's configuration with the masters as they are at the moment, for its next start.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn tell_worker(&self, name: &str) -> Result<()> {
+        let worker = self.workers.get(name).with_context(|| format!("there is no worker {name}"))?;
+        let Lodging { data, listen, insecure, .. } = &worker.lodging;
+        let mut text = self.settings.worker_config(name, data, &listen.http, &self.addresses());
+        if *insecure {
+            text.insert_str(0, "insecure = true\n");
+        }
+        std::fs::write(worker.config(), text).context("cannot write a configuration")
     }
 
     fn write_config(&self, master: &Master, roster: &[(u64, Addresses)]) -> Result<()> {
-        let text = self.settings.master_config(master.id, &master.data(), &master.addresses(), roster);
+        let text = self.settings.lodged_master_config(master.id, &master.lodging, roster);
         std::fs::write(master.config(), text).context("cannot write a configuration")
     }
 
@@ -193,9 +254,19 @@ impl Cluster {
         self.workers.get_mut(name).unwrap_or_else(|| panic!("there is no worker {name}"))
     }
 
-    /// Ids of all masters that were ever put here, in order.
+    /// Ids of all masters that were put here and not taken away, in order.
     pub fn master_ids(&self) -> Vec<u64> {
         self.masters.keys().copied().collect()
+    }
+
+    /// Names of all workers, in order.
+    pub fn worker_names(&self) -> Vec<String> {
+        self.workers.keys().cloned().collect()
+    }
+
+    /// Ends a master for good: nobody asks it any more. Its folder stays.
+    pub fn take_master_away(&mut self, id: u64) {
+        self.masters.remove(&id);
     }
 
     /// API addresses of all masters.
@@ -208,7 +279,7 @@ impl Cluster {
     /// # Panics
     /// Never with addresses of ours.
     pub fn client(&self) -> Client {
-        let built = Client::builder(World::real()).addresses(self.addresses()).timeout(PATIENCE).build();
+        let built = Client::builder(self.site.world()).addresses(self.addresses()).timeout(PATIENCE).build();
         built.unwrap_or_else(|error| panic!("no client: {error}"))
     }
 
@@ -273,8 +344,10 @@ impl Cluster {
     /// # Panics
     /// If it cannot be deleted.
     pub fn wipe_master(&mut self, id: u64) {
-        let data = self.master(id).data();
-        std::fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("cannot wipe {}: {error}", data.display()));
+        let master = self.master(id);
+        let data = master.data();
+        let wiped = master.process.place().within(|| std::fs::remove_dir_all(&data)).flatten();
+        wiped.unwrap_or_else(|error| panic!("cannot wipe {}: {error}", data.display()));
     }
 
     /// Makes and starts a blank master that waits to be added, and waits until it answers.
@@ -282,8 +355,7 @@ impl Cluster {
     /// # Panics
     /// If that cannot be done.
     pub async fn start_blank_master(&mut self, id: u64) {
-        let made = self.put_master(id).map(|_| ()).and_then(|()| self.write_config(&self.masters[&id], &[]));
-        made.unwrap_or_else(|error| panic!("{error:#}"));
+        self.put_blank_master(id).unwrap_or_else(|error| panic!("{error:#}"));
         self.start_master(id);
         until(&format!("master {id} to answer"), PATIENCE, async || {
             self.info_of(id).await.map(drop).ok_or_else(|| "no answer".to_owned())
@@ -291,13 +363,23 @@ impl Cluster {
         .await;
     }
 
+    /// Makes a blank master that waits to be added; it does not run yet.
+    ///
+    /// # Errors
+    /// If there is no place for it.
+    pub fn put_blank_master(&mut self, id: u64) -> Result<()> {
+        self.put_master(id)?;
+        self.write_config(&self.masters[&id], &[])
+    }
+
     /// Gives a stopped master other addresses, in its own configuration alone.
     ///
     /// # Panics
     /// If there are no ports left.
     pub fn move_master(&mut self, id: u64) {
-        let ports = Ports::take().unwrap_or_else(|error| panic!("{error:#}"));
-        self.master(id).ports = ports;
+        let folder = self.master(id).process.folder().to_owned();
+        let lodging = self.site.master(id, &folder).unwrap_or_else(|error| panic!("{error:#}"));
+        self.master(id).lodging = lodging;
         let master = &self.masters[&id];
         let mut roster = self.roster.clone();
         roster.iter_mut().filter(|(own, _)| *own == id).for_each(|(_, addresses)| *addresses = master.addresses());
@@ -384,7 +466,7 @@ impl Drop for Cluster {
         kill_all(&place_of(&self.folder));
         if std::thread::panicking() || std::env::var_os("STEERSMAN_KEEP_RUNS").is_some() {
             self.show();
-        } else {
+        } else if !self.keep {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::bed::place::Place;
 use crate::poll::until_now;
 
 /// Variable that tells whose process it is: the path of the node's folder, with a slash at its end.
@@ -45,6 +46,15 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// How a process is started, besides its arguments.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Where it lives.
+    pub place: Place,
+    /// Further variables of its environment.
+    pub env: Vec<(&'static str, PathBuf)>,
+}
+
 /// How a process ended, and what it wrote since it was started.
 #[derive(Debug, Clone)]
 pub struct Ended {
@@ -62,6 +72,7 @@ pub struct Process {
     name: String,
     folder: PathBuf,
     args: Vec<String>,
+    launch: Launch,
     child: Option<Child>,
     /// Where the current run begins in the log.
     began_at: u64,
@@ -75,7 +86,25 @@ impl Process {
     pub fn new(name: &str, folder: &Path, args: &[&str]) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), args, child: None, began_at: 0 })
+        let launch = Launch::default();
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), args, launch, child: None, began_at: 0 })
+    }
+
+    /// The same, started in that way.
+    #[must_use]
+    pub fn launched(mut self, launch: Launch) -> Self {
+        self.launch = launch;
+        self
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it lives.
+    pub fn place(&self) -> &Place {
+        &self.launch.place
     }
 
     /// Its folder.
@@ -110,7 +139,8 @@ impl Process {
         let mut command = Command::new(binary()?);
         command.args(&self.args).env(PLACE, place_of(&self.folder)).env_remove("STEERSMAN_ADDRESS");
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.name))?);
+        command.envs(self.launch.env.iter().map(|(name, value)| (name, value)));
+        self.child = Some(self.launch.place.spawn(command).with_context(|| format!("cannot start {}", self.name))?);
         Ok(())
     }
 
@@ -175,6 +205,13 @@ impl Process {
         let status = status.await;
         self.child = None;
         self.end_of(status)
+    }
+
+    /// How it ended, if it has ended by itself.
+    pub fn try_ended(&mut self) -> Option<Ended> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(self.end_of(status))
     }
 
     fn end_of(&self, status: ExitStatus) -> Ended {

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::ports::Port;
+use crate::process::Launch;
 
 /// Name of the cluster in all configurations.
 pub const CLUSTER: &str = "chaos";
@@ -54,9 +55,18 @@ impl Settings {
         Duration::from_millis(self.lease_ms)
     }
 
-    /// The file of one master. `roster` are the initial masters; empty for one that joins.
+    /// The file of one master that is reached where it listens. `roster` are the initial masters; empty for one that joins.
     pub fn master_config(&self, id: u64, data: &Path, own: &Addresses, roster: &[(u64, Addresses)]) -> String {
+        self.lodged_master_config(id, &Lodging::new(data, own), roster)
+    }
+
+    /// The file of one master that lives anywhere.
+    pub fn lodged_master_config(&self, id: u64, lodging: &Lodging, roster: &[(u64, Addresses)]) -> String {
+        let Lodging { data, listen, advertise, insecure, .. } = lodging;
         let mut text = format!("node_id = {id}\ndata_dir = \"{}\"\ncluster = \"{CLUSTER}\"\n", data.display());
+        if *insecure {
+            text += "insecure = true\n";
+        }
         if roster.is_empty() {
             text += "join = true\n";
         }
@@ -66,7 +76,10 @@ impl Settings {
                 let _ = writeln!(text, "{key} = {value}");
             }
         }
-        let _ = write!(text, "\n[listen]\n{}", own.lines());
+        let _ = write!(text, "\n[listen]\n{}", listen.lines());
+        if advertise != listen {
+            let _ = write!(text, "\n[advertise]\n{}", advertise.lines());
+        }
         for (id, addresses) in roster {
             let _ = write!(text, "\n[[masters]]\nid = {id}\n{}", addresses.lines());
         }
@@ -100,6 +113,43 @@ impl Settings {
             let _ = writeln!(text, "{line}");
         }
         text
+    }
+}
+
+/// Where a node lives, apart from its folder.
+#[derive(Debug)]
+pub struct Lodging {
+    /// Its data directory.
+    pub data: PathBuf,
+    /// Where it listens; of a worker only `http`.
+    pub listen: Addresses,
+    /// Where others reach it.
+    pub advertise: Addresses,
+    /// Whether it listens beyond loopback.
+    pub insecure: bool,
+    /// How its process is started.
+    pub launch: Launch,
+    /// Kept as long as it lives there.
+    pub ports: Vec<Port>,
+}
+
+impl Lodging {
+    /// Here, on loopback, reached where it listens.
+    pub fn new(data: &Path, listen: &Addresses) -> Self {
+        let (data, listen, advertise) = (data.to_owned(), listen.clone(), listen.clone());
+        Self { data, listen, advertise, insecure: false, launch: Launch::default(), ports: Vec::new() }
+    }
+
+    /// Here, on free ports of loopback, with its data below `folder`.
+    ///
+    /// # Errors
+    /// As [`Port::take`].
+    pub fn here(folder: &Path) -> Result<Self> {
+        let Ports([api, raft, http]) = Ports::take()?;
+        let listen = Addresses { api: api.address(), raft: raft.address(), http: http.address() };
+        let mut lodging = Self::new(&folder.join("data"), &listen);
+        lodging.ports = vec![api, raft, http];
+        Ok(lodging)
     }
 }
 

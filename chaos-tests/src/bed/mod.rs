@@ -4,6 +4,15 @@
 //! value, also on a panic, and with the process at the latest: nothing is pinned or named in the system. The bed keeps book of
 //! what is impaired, so that nobody has to guess whether a minority still works. It does not judge the product.
 
+pub mod disk;
+pub mod ground;
+mod ioctls;
+pub mod links;
+pub mod orders;
+pub mod place;
+pub mod proxy;
+pub mod router;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
