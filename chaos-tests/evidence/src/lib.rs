@@ -12,7 +12,7 @@ pub mod report;
 pub mod verdict;
 
 pub use bounds::Bounds;
-pub use check::check;
+pub use check::{check, linearizable};
 pub use history::{History, Op, ReadError, write_record};
 pub use record::Record;
 pub use verdict::{Finding, Verdict, all_good, any_bad, summary};
