@@ -6,6 +6,7 @@
 
 pub mod bounds;
 mod check;
+pub mod edn;
 pub mod history;
 pub mod record;
 pub mod report;

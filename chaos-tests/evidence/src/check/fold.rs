@@ -185,7 +185,9 @@ impl Fold {
     fn ended(&mut self, task: u64, token: u64) {
         self.alive(task, "has an attempt that ends");
         self.heard(task, token, "ended");
-        self.workers.values_mut().for_each(|worker| drop(worker.held.remove(&token)));
+        for worker in self.workers.values_mut() {
+            worker.held.remove(&token);
+        }
         if let Some(tale) = self.tasks.get_mut(&task).filter(|tale| tale.open == Some(token)) {
             tale.open = None;
         }

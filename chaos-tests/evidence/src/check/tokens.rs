@@ -25,7 +25,7 @@ fn known(facts: &Facts<'_>) -> BTreeMap<u64, BTreeSet<u64>> {
     }
     for read in facts.reads() {
         let tokens = read.view.into_iter().flat_map(|view| view.attempts.iter().map(|attempt| attempt.token));
-        tokens.for_each(|token| drop(known.entry(read.task).or_default().insert(token)));
+        known.entry(read.task).or_default().extend(tokens);
     }
     known
 }

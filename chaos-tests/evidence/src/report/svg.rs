@@ -406,18 +406,30 @@ fn clip(text: &str, width: f64) -> String {
     }
 }
 
-/// The shading of bands. Many bands over each other would hide the plot: equal stretches are drawn once.
+/// The shading of bands. Where several overlap the ground is shaded once, or many of them would hide the plot; each keeps
+/// its edge and its tooltip.
 fn shades(span: Span, bands: &[Band], top: f64, bottom: f64) -> String {
-    let mut body = String::new();
-    for band in bands.iter().filter(|band| span.shows(band.span.from_us, band.span.to_us)) {
+    let mut seen: Vec<&Band> = bands.iter().filter(|band| span.shows(band.span.from_us, band.span.to_us)).collect();
+    seen.sort_by_key(|band| band.span.from_us);
+    let (height, mut body, mut shaded) = (bottom - top, String::new(), f64::MIN);
+    for band in &seen {
+        let (from, to) = (span.x(band.span.from_us).max(shaded), span.x(band.span.to_us));
+        if to > from {
+            let width = to - from;
+            body.push_str(&format!(
+                "<rect class=\"shade\" x=\"{from:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
+            ));
+            shaded = to;
+        }
+    }
+    for band in &seen {
         let (from, to) = (span.x(band.span.from_us), span.x(band.span.to_us));
         let tip = format!("{} ({} to {})", band.label, time(band.span.from_us), time(band.span.to_us));
         body.push_str(&format!(
-            "<g><title>{}</title><rect class=\"shade\" x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>\
-             <line class=\"edge\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/></g>",
+            "<g><title>{}</title><line class=\"edge\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/>\
+             <rect fill=\"transparent\" x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/></g>",
             escape(&tip),
-            (to - from).max(1.0),
-            bottom - top
+            (to - from).max(3.0)
         ));
     }
     body
