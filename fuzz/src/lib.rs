@@ -1,7 +1,7 @@
 //! One function per fuzz target: bytes in, no panic out, and what was accepted survives being written and read again.
 //!
-//! What always holds: the functions are the whole harness. `targets/` hands them to libFuzzer, `tests/corpus.rs` gives them
-//! every kept input without it. Checksums are not compared in builds with `--cfg fuzzing`, or no fuzzer would ever see what
+//! What always holds: the functions are the whole harness. `targets/` hands them to libFuzzer, which begins with every
+//! kept input in `corpus/`. Checksums are not compared in builds with `--cfg fuzzing`, or no fuzzer would ever see what
 //! lies behind them. What it does not do: sockets, or anything that takes more than one process.
 
 mod exit;
@@ -23,22 +23,7 @@ use steersman_master::config::MasterConfig;
 use steersman_state::{Batch, State};
 use steersman_worker::config::WorkerConfig;
 use steersman_worker::executors::journal::Journal;
-use steersman_worker::executors::wire::{ToWorker, ToKeeper, take};
-
-/// The functions by name: what `tests/corpus.rs` goes through, and the names of the folders in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
-    ("batch", batch),
-    ("state_image", state_image),
-    ("log_record", log_record),
-    ("snapshot", snapshot),
-    ("data_files", data_files),
-    ("request", request),
-    ("peer", peer),
-    ("session", session),
-    ("config", config),
-    ("spec", spec),
-    ("keeper", keeper),
-];
+use steersman_worker::executors::wire::{ToKeeper, ToWorker, take};
 
 /// Length-prefixed log entries (`u16` little endian, then the batch), applied one after the other: whatever a log may hold,
 /// `apply` does not panic and leaves a state whose parts agree.

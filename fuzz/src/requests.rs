@@ -37,7 +37,8 @@ pub fn request(bytes: &[u8]) {
 fn submit(bytes: &[u8], limits: &NodeLimits) {
     let Some(asked) = decode::<pb::SubmitRequest>(bytes) else { return };
     let Ok(groups) = convert::submit_in(asked.groups, limits) else { return };
-    let told = groups.iter().map(|group| pb::TaskGroup { spec: Some(convert::spec_out(&group.spec)), count: group.count });
+    let told =
+        groups.iter().map(|group| pb::TaskGroup { spec: Some(convert::spec_out(&group.spec)), count: group.count });
     let again = convert::submit_in(told.collect(), limits);
     assert_eq!(again.ok().as_ref(), Some(&groups), "a spec does not survive being told");
 }

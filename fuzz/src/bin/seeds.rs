@@ -1,17 +1,21 @@
 //! Writes the first inputs of each target into `corpus/`: good ones, made by the product's own encoders, so that a fuzzer
 //! begins where random bytes would never get.
+//!
+//! A fuzz target that does its work before the first input, because instrumented code links with nothing else.
+#![no_main]
 
 use std::path::Path;
-use std::sync::Arc;
 
 use prost::Message as _;
 use steersman_proto::raft::v1 as raft;
 use steersman_proto::v1 as pb;
 use steersman_proto::worker::v1 as worker;
 use steersman_raft_store::fuzzing;
-use steersman_state::command::{Batch, Command, Ended, Envelope, News, OpenSession, Report, Stamp, TaskGroup, WorkerMode};
+use steersman_state::command::{
+    Batch, Command, Ended, Envelope, News, OpenSession, Report, Stamp, TaskGroup, WorkerMode,
+};
 use steersman_state::{
-    Limits, MasterId, Outcome, RequestId, Resources, State, TaskId, TaskSpec, Token, WorkerId, WorkerRef, WorkerUid,
+    Limits, MasterId, Outcome, RequestId, Resources, State, TaskId, Token, WorkerId, WorkerRef, WorkerUid,
 };
 use steersman_worker::executors::wire::{self, ToKeeper};
 
@@ -21,7 +25,15 @@ const SPECS: &str = r#"{"name":"n","command":["a","b c"],"workdir":"/w","stdin_b
 {"command":["true"],"on_partition":"stop","kill_grace_ms":100,"timeout_ms":5,"deadline_ms":6,"max_attempts":2}
 just a line of words"#;
 
-fn main() -> std::io::Result<()> {
+libfuzzer_sys::fuzz_target!(
+    init: {
+        write_all().expect("the corpus can be written");
+        std::process::exit(0)
+    },
+    |_bytes: &[u8]| {}
+);
+
+fn write_all() -> std::io::Result<()> {
     let log = log();
     let state = applied(&log);
     let mut image = Vec::new();
@@ -65,7 +77,6 @@ fn applied(log: &[Batch]) -> State {
 
 /// A short life of a cluster: a worker comes, tasks run, end, are cancelled and retried.
 fn log() -> Vec<Batch> {
-    let spec = Arc::new(TaskSpec::default());
     let hello = OpenSession {
         name: "w1".to_owned(),
         uid: WorkerUid([1; 16]),
@@ -86,13 +97,19 @@ fn log() -> Vec<Batch> {
     let commands = vec![
         vec![Command::BeginReign, Command::InitCluster { cluster_id: "c".to_owned(), limits: Limits::default() }],
         vec![Command::OpenSession(hello)],
-        vec![Command::Submit { groups: vec![TaskGroup { spec, count: 5 }] }],
+        vec![Command::Submit { groups: groups() }],
         vec![reports(vec![report(1, News::Started), report(2, News::Ended(ended))])],
         vec![Command::Cancel { tasks: vec![TaskId(1), TaskId(5)] }, Command::Retry { tasks: vec![TaskId(5)] }],
         vec![drain, Command::CloseSession { worker: WorkerId(1), incarnation: 1, session: 1 }],
         vec![Command::WorkerLost { worker: WorkerId(1), incarnation: 1, session: 1 }, Command::Tick],
     ];
     commands.into_iter().zip(1..).map(|(commands, at)| batch(at, commands)).collect()
+}
+
+/// Five tasks, as a client would submit them.
+fn groups() -> Vec<TaskGroup> {
+    let asked = pb::SubmitRequest::decode(&requests()[0][1..]).unwrap_or_default();
+    steersman_master::grpc::convert::submit_in(asked.groups, &Default::default()).unwrap_or_default()
 }
 
 fn batch(at: u64, commands: Vec<Command>) -> Batch {
@@ -104,7 +121,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 fn requests() -> Vec<Vec<u8>> {
     let work = pb::task_spec::Work::Command(pb::Command { argv: vec!["true".to_owned()], ..Default::default() });
     let spec = pb::TaskSpec { name: "n".to_owned(), work: Some(work), ..Default::default() };
-    let submit = pb::SubmitRequest { groups: vec![pb::TaskGroup { spec: Some(spec), count: 3 }], ..Default::default() };
+    let submit = pb::SubmitRequest { groups: vec![pb::TaskGroup { spec: Some(spec), count: 5 }], ..Default::default() };
     let worker = Some(pb::WorkerRef { id: 1, name: String::new() });
     let mode = pb::SetModeRequest { worker: worker.clone(), mode: 2, deadline_ms: 9, ..Default::default() };
     let config = pb::SetConfigRequest { worker, capacity: Some(4), ..Default::default() };
@@ -113,7 +130,14 @@ fn requests() -> Vec<Vec<u8>> {
 }
 
 fn sessions() -> Vec<Vec<u8>> {
-    let hello = worker::Hello { protocol: 1, name: "w".to_owned(), uid: vec![1; 16].into(), incarnation: 1, capacity: 2, ..Default::default() };
+    let hello = worker::Hello {
+        protocol: 1,
+        name: "w".to_owned(),
+        uid: vec![1; 16].into(),
+        incarnation: 1,
+        capacity: 2,
+        ..Default::default()
+    };
     let report = worker::Report { token: 1, task_id: 1, ended: Some(worker::Ended::default()) };
     vec![hello.encode_to_vec(), worker::Reports { reports: vec![report] }.encode_to_vec()]
 }
@@ -124,7 +148,8 @@ fn peers(batches: &[Vec<u8>]) -> Vec<Vec<u8>> {
         payload: Some(raft::entry::Payload::Batch(batch.clone().into())),
     };
     let vote = Some(raft::Vote { term: 1, node_id: Some(1), committed: true });
-    let append = raft::AppendRequest { vote, entries: batches.iter().zip(1..).map(entry).collect(), ..Default::default() };
+    let append =
+        raft::AppendRequest { vote, entries: batches.iter().zip(1..).map(entry).collect(), ..Default::default() };
     vec![append.encode_to_vec()]
 }
 
@@ -132,7 +157,8 @@ fn keepers() -> Vec<Vec<u8>> {
     let mut conversation = Vec::new();
     let spawn = wire::Spawn { token: 1, task_id: 1, argv: vec!["true".to_owned()], ..Default::default() };
     wire::put(&mut conversation, &ToKeeper { ask: Some(wire::Ask::Spawn(spawn)) });
-    let record = wire::Record { entry: Some(wire::Entry::Forgotten(wire::Tokens { tokens: vec![1, 2] })) }.encode_to_vec();
+    let record =
+        wire::Record { entry: Some(wire::Entry::Forgotten(wire::Tokens { tokens: vec![1, 2] })) }.encode_to_vec();
     let journal = [&(record.len() as u32).to_le_bytes()[..], &[0; 4], &record].concat();
     vec![conversation, journal]
 }
