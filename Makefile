@@ -36,7 +36,7 @@ TARGET ?= $(FUZZ_TARGETS)
 FUZZ_SECONDS ?= 10
 
 .PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-sim test-doc test-fuzz dev release bench \
-  sim chaos fuzz
+  sim chaos fuzz cxx
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,7 +98,7 @@ test-sim:
 	$(SIM) test --locked
 
 # Each target on its kept corpus, then on what it makes of it; new inputs stay in target/fuzz/corpus.
-fuzz: ## fuzz every decoder: make fuzz FUZZ_SECONDS=3600 TARGET=snapshot
+fuzz: cxx ## fuzz every decoder: make fuzz FUZZ_SECONDS=3600 TARGET=snapshot
 	$(FUZZ) build --locked --release --target $(HOST)
 	@for target in $(TARGET); do \
 	  mkdir -p target/fuzz/corpus/$$target target/fuzz/crashes; \
@@ -109,6 +109,10 @@ fuzz: ## fuzz every decoder: make fuzz FUZZ_SECONDS=3600 TARGET=snapshot
 	done
 
 test-fuzz: fuzz
+
+# libFuzzer is C++: its compiler is the one thing that cargo does not bring.
+cxx:
+	@command -v c++ >/dev/null || { echo 'no C++ compiler: installing g++'; apt-get update -qq && apt-get install -y -qq g++; }
 
 chaos: ## only the tests with real processes and real faults
 	$(CARGO) build --locked --workspace --all-targets
