@@ -31,9 +31,7 @@ fn ok(master: Option<u64>, answer: Answer) -> Told {
 /// Of a submit.
 pub fn submitted(answer: Result<SubmitResponse, Error>) -> Told {
     match answer {
-        Ok(done) => {
-            ok(None, Answer::Submitted { first: done.first_id, count: done.count, index: done.log_index })
-        }
+        Ok(done) => ok(None, Answer::Submitted { first: done.first_id, count: done.count, index: done.log_index }),
         Err(error) => refused(&error),
     }
 }

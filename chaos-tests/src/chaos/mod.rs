@@ -6,10 +6,21 @@
 
 pub mod answers;
 pub mod clock;
+pub mod demands;
+pub mod ending;
 pub mod fenced;
+pub mod ground;
 pub mod intervals;
+pub mod judge;
 pub mod keys;
 pub mod recorder;
+pub mod run;
+pub mod schedule;
+pub mod storm;
+pub mod targets;
+pub mod traffic;
+pub mod watcher;
 pub mod work;
+pub mod workloads;
 
 pub use recorder::{Counts, Recorder};

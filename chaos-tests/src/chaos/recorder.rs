@@ -63,8 +63,7 @@ impl Recorder {
         let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
         let lines = Lines { file, next_op: 1, counts: Counts::default(), latest_us: 0, lost: None };
         let lines = Mutex::new(lines);
-        let recorder =
-            Self { began_us: boot_us(), lines, processes: AtomicU64::new(0), followers: AtomicU64::new(0) };
+        let recorder = Self { began_us: boot_us(), lines, processes: AtomicU64::new(0), followers: AtomicU64::new(0) };
         recorder.lock().write(&Record::Run(run));
         Ok(recorder)
     }
