@@ -254,6 +254,16 @@ impl Cluster {
         self.workers.get_mut(name).unwrap_or_else(|| panic!("there is no worker {name}"))
     }
 
+    /// A master, to be looked at.
+    pub fn master_node(&self, id: u64) -> Option<&Master> {
+        self.masters.get(&id)
+    }
+
+    /// A worker, to be looked at.
+    pub fn worker_node(&self, name: &str) -> Option<&WorkerNode> {
+        self.workers.get(name)
+    }
+
     /// Ids of all masters that were put here and not taken away, in order.
     pub fn master_ids(&self) -> Vec<u64> {
         self.masters.keys().copied().collect()

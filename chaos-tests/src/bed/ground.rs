@@ -15,7 +15,7 @@ use super::links::{Links, Spot};
 use super::orders::{self, Orders};
 use super::place::Place;
 use super::proxy::Proxy;
-use super::router::{self, PlaceNet, Router, address_of};
+use super::router::{self, PlaceNet, Router};
 use super::{Network, Wanted};
 use crate::cluster::Site;
 use crate::process::Launch;

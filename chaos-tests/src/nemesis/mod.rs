@@ -4,14 +4,28 @@
 //! than a majority can spare, with all that is already impaired, unless [`Class::stops_all`] says so; after [`heal`] the node
 //! runs again, the link is open, and data that was damaged has been replaced. Nothing here judges histories.
 
+mod aim;
+mod clocks;
+mod damage;
+mod disks;
+mod members;
+mod network;
+mod nodes;
+mod undo;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng as _};
 
 use crate::bed::Bed;
+use crate::bed::books::Harm;
+use crate::process::Ended;
+
+pub(crate) use self::undo::Undo;
 
 /// A class of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -171,6 +185,19 @@ impl Class {
         matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::Loss | Self::Duplicate | Self::Reorder)
     }
 
+    /// Whether a master that ended like this may have ended because of it: codes of `docs/operations.md`.
+    pub fn explains(self, ended: &Ended) -> bool {
+        match self {
+            Self::DiskFull | Self::DiskSlow | Self::SyncFails | Self::SyncLies | Self::SyncSlow => {
+                ended.code == Some(74)
+            }
+            // Which part of the data was hit decides whether it is damaged, foreign or unreadable.
+            Self::BitFlip | Self::Truncate => matches!(ended.code, Some(65 | 75 | 76)),
+            Self::WipeRejoin => ended.code == Some(75),
+            _ => false,
+        }
+    }
+
     /// Whether it stops the whole cluster, by intent.
     pub fn stops_all(self) -> bool {
         matches!(self, Self::PowerLossAll | Self::AllMastersDown)
@@ -198,6 +225,7 @@ pub struct Active {
     pub since: Instant,
     /// How long it should be left in force to mean anything; zero for what is over already (a restart, a change of members).
     pub at_least: Duration,
+    ticket: u64,
 }
 
 /// Why a fault is not in force.
@@ -221,18 +249,68 @@ impl fmt::Display for Skipped {
     }
 }
 
+/// A fault on the bed's books.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub class: Class,
+    pub harm: Harm,
+    /// What takes it back, in order.
+    pub undo: Vec<Undo>,
+}
+
+/// What an injector did.
+struct Done {
+    target: String,
+    harm: Harm,
+    undo: Vec<Undo>,
+    at_least: Duration,
+}
+
 /// Puts a fault in force. Classes that are over when they are done (restarts, membership) take seconds here.
 ///
 /// # Errors
 /// If it is not in force: see [`Skipped`].
-pub async fn inject(_bed: &mut Bed, _class: Class, _rng: &mut impl Rng) -> Result<Active, Skipped> {
-    Err(Skipped::Unable("under construction".to_owned()))
+pub async fn inject(bed: &mut Bed, class: Class, rng: &mut impl Rng) -> Result<Active, Skipped> {
+    // Dice of its own: how much one fault draws does not change the next.
+    let mut dice = StdRng::from_rng(rng);
+    let done = dispatch(bed, class, &mut dice).await?;
+    let Done { target, harm, undo, at_least } = done;
+    let Harm { masters, workers } = harm.clone();
+    let ticket = bed.enter(InForce { class, harm, undo });
+    Ok(Active { class, target, masters, workers, since: Instant::now(), at_least, ticket })
+}
+
+async fn dispatch(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Result<Done, Skipped> {
+    use Class::*;
+    match class {
+        Kill => nodes::kill(bed, dice).await,
+        PowerLoss => disks::power_loss(bed, dice).await,
+        PowerLossAll => disks::power_loss_all(bed),
+        Pause => nodes::pause(bed, dice).await,
+        PartitionHalves => network::halves(bed, dice).await,
+        PartitionOneSided => network::one_sided(bed, dice).await,
+        LeaderIsolated => network::leader_isolated(bed).await,
+        Bridge => network::bridge(bed, dice),
+        Flapping => network::flapping(bed, dice).await,
+        Delay | Jitter | Loss | Duplicate | Reorder => network::bad_weather(bed, class, dice),
+        Throttle => network::throttle(bed, dice).await,
+        ClockJump | ClockDrift => clocks::wrong(bed, class, dice),
+        DiskFull => disks::full(bed, dice).await,
+        DiskSlow | SyncFails | SyncLies | SyncSlow => disks::bad_syncs(bed, class, dice).await,
+        BitFlip | Truncate => damage::damage(bed, class, dice).await,
+        RollingRestart => nodes::rolling_restart(bed).await,
+        Membership => members::change(bed, dice).await,
+        WipeRejoin => members::wipe_rejoin(bed, dice).await,
+        WorkerKill | WorkerPause | WorkerCut => nodes::worker(bed, class, dice),
+        AllMastersDown => nodes::all_down(bed),
+        StepDown => nodes::step_down(bed).await,
+    }
 }
 
 /// Takes a fault back, as an operator would: starts, opens, frees, replaces; waits until masters that it started take part.
 ///
 /// # Errors
 /// If that was not possible within [`crate::PATIENCE`] and a bit: with what was seen last.
-pub async fn heal(_bed: &mut Bed, _active: Active) -> Result<()> {
-    anyhow::bail!("under construction")
+pub async fn heal(bed: &mut Bed, active: Active) -> Result<()> {
+    bed.take_back(active.ticket).await
 }
