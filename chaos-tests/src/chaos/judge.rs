@@ -8,6 +8,7 @@ use std::io::{BufReader, BufWriter, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use steersman_evidence::report::{Extra, render};
 use steersman_evidence::{History, Verdict, all_good, check};
 
 use super::demands;
@@ -69,7 +70,8 @@ impl Judgement {
 /// # Errors
 /// If it cannot be written.
 pub fn write_report(history: &History, verdicts: &[Verdict], path: &Path) -> Result<()> {
-    let page = String::new(); let _ = (history, verdicts);
+    let page = String::new();
+    let _ = (history, verdicts);
     std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -80,6 +82,6 @@ pub fn write_report(history: &History, verdicts: &[Verdict], path: &Path) -> Res
 pub fn write_edn(history: &History, path: &Path) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     let mut writer = BufWriter::new(file);
-    let _ = history;
+    steersman_evidence::edn::write(history, &mut writer).with_context(|| format!("cannot write {}", path.display()))?;
     writer.flush().with_context(|| format!("cannot write {}", path.display()))
 }

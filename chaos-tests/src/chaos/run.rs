@@ -109,8 +109,10 @@ impl Plan {
 /// How a run went, before it is judged by its history.
 #[derive(Debug, Clone)]
 pub struct Went {
-    /// What the history has of operations.
+    /// Operations of the workloads.
     pub counts: Counts,
+    /// Reads at the end, by pages, which are in the history besides.
+    pub reads_at_end: u64,
     /// Verdicts of the runner itself, on what is not in the history.
     pub verdicts: Vec<Verdict>,
 }
@@ -150,6 +152,8 @@ struct Stage {
     end_traffic: watch::Sender<bool>,
     stop: watch::Receiver<bool>,
     troubles: Vec<String>,
+    /// As they were when the workloads had ended.
+    counts: Counts,
     _register: Register,
     _sockets: tempfile::TempDir,
 }
@@ -185,6 +189,7 @@ impl Stage {
             end_traffic,
             stop,
             troubles: Vec::new(),
+            counts: Counts::default(),
             _register: register,
             _sockets: sockets,
         })
@@ -226,6 +231,7 @@ impl Stage {
             Ok(panics) => self.troubles.extend(panics),
             Err(_) => self.troubles.push(format!("some clients did not end within {LAST_WORD:?}")),
         }
+        self.counts = self.recorder.counts();
         self.recorder.note("run", "the clients have ended");
     }
 
@@ -265,7 +271,8 @@ impl Stage {
         if let Err(error) = self.recorder.finish() {
             self.troubles.push(format!("{error:#}"));
         }
-        Ok(Went { counts: self.recorder.counts(), verdicts: self.verdicts() })
+        let reads_at_end = self.recorder.counts().total() - self.counts.total();
+        Ok(Went { reads_at_end, verdicts: self.verdicts(), counts: self.counts })
     }
 
     async fn last_look(&mut self) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use steersman_chaos_tests::bed::{Bed, Wanted};
+use steersman_chaos_tests::chaos::Counts;
 use steersman_chaos_tests::chaos::judge::{self, Judgement};
 use steersman_chaos_tests::chaos::run::{self, Plan, Went, say};
 use steersman_chaos_tests::chaos::schedule::{self, Test};
@@ -110,8 +111,13 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
 fn deliver(options: &Run, plan: &Plan, went: &Went, judgement: &Judgement) -> Result<()> {
     judgement.write(&plan.folder)?;
     println!("{}", judgement.table());
-    let total = went.counts.total();
-    println!("{total} operations in {:?}: {:?}", plan.time, went.counts);
+    let Counts { invoked, ok, fail, unknown } = &went.counts;
+    let kinds: Vec<String> = invoked.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let (total, at_end) = (went.counts.total(), went.reads_at_end);
+    println!(
+        "{total} operations ({}): {ok} ok, {fail} fail, {unknown} unknown; {at_end} reads at the end",
+        kinds.join(", ")
+    );
     println!("replay: steersman-chaos run --test {} --time {}s --seed {}", plan.test, plan.time.as_secs(), plan.seed);
     println!("report: {}", plan.folder.join("report.html").display());
     if judgement.passed() && !options.keep {
