@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use steersman_client::codes;
-use steersman_client::v1::MasterAddress;
+use steersman_client::v1::{InfoResponse, MasterAddress};
 use steersman_client::{Finding, Verdict};
 use steersman_raft_store::{MasterNode, Restore, SnapshotInfo, StoreError, inspect_snapshot, restore_into};
 
@@ -191,11 +191,15 @@ fn checks(picture: &Picture) -> Vec<Check> {
     versions.sort_unstable();
     versions.dedup();
     let workers = best.workers.unwrap_or_default();
+    let brake = best.brake.clone().unwrap_or_default();
+    let stalled: Vec<String> = picture.infos().filter(|info| info.disk_stalled).map(master_of).collect();
     let check = |name, ok, detail| Check { name, ok, detail };
     vec![
         check("leader", picture.leader().is_some(), picture.summary()),
         check("masters", up == voters, format!("{up} of {voters} answer, {needed} needed")),
         check("replicas", lag <= LAG_MAX, format!("the furthest behind lacks {lag} entries")),
+        check("brake", !brake.engaged, views::brake_line(&brake)),
+        check("disks", stalled.is_empty(), stalled_words(&stalled)),
         check("one cluster", clusters.len() == 1, clusters.join(", ")),
         check("one version", versions.len() == 1, versions.join(", ")),
         check(
@@ -204,6 +208,17 @@ fn checks(picture: &Picture) -> Vec<Check> {
             format!("{} online, {} busy, {} offline", workers.online, workers.busy, workers.offline),
         ),
     ]
+}
+
+fn master_of(info: &InfoResponse) -> String {
+    info.self_.as_ref().map_or_else(|| "?".to_owned(), |own| own.id.to_string())
+}
+
+fn stalled_words(stalled: &[String]) -> String {
+    match stalled {
+        [] => "all of them write".to_owned(),
+        some => format!("stalled at master {}", some.join(", ")),
+    }
 }
 
 async fn verify(ctx: &Ctx, args: &VerifyArgs) -> Outcome {

@@ -5,7 +5,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use steersman_client::v1::{ElectionReport, Event, EventBatch, event::Kind};
+use steersman_client::v1::{BrakeChanged, ElectionReport, Event, EventBatch, event::Kind};
 use steersman_client::{EventItem, EventsFrom};
 
 use crate::context::{Ctx, Output};
@@ -186,6 +186,12 @@ fn event_json(event: &Event) -> (&'static str, Value) {
         Some(Kind::MembershipChanged(e)) => ("membership_changed", json!({"voters": e.voters, "learners": e.learners})),
         Some(Kind::TasksTrimmed(e)) => ("tasks_trimmed", json!({"count": e.count})),
         Some(Kind::ElectionReport(e)) => ("election_report", election_json(e)),
+        Some(Kind::BrakeChanged(e)) => (
+            "brake_changed",
+            json!({
+                "engaged": e.engaged, "manual": e.manual, "silent": e.silent, "workers": e.workers, "lost": e.lost,
+            }),
+        ),
         // From a newer master.
         None => ("unknown", Value::Null),
     }
@@ -229,6 +235,16 @@ fn election_text(e: &ElectionReport) -> String {
     )
 }
 
+fn brake_text(e: &BrakeChanged) -> String {
+    let who = if e.manual { " by an operator" } else { "" };
+    match e.engaged {
+        true => {
+            format!("brake engaged{who}: {} workers lost, {} left; silent ones keep their tasks", e.silent, e.workers)
+        }
+        false => format!("brake released{who}: {} silent workers are lost with it", e.lost),
+    }
+}
+
 /// The fields in words.
 fn text(event: &Event) -> String {
     match &event.kind {
@@ -262,6 +278,7 @@ fn text(event: &Event) -> String {
         Some(Kind::MembershipChanged(e)) => format!("voters {:?}, learners {:?}", e.voters, e.learners),
         Some(Kind::TasksTrimmed(e)) => format!("{} finished tasks", e.count),
         Some(Kind::ElectionReport(e)) => election_text(e),
+        Some(Kind::BrakeChanged(e)) => brake_text(e),
         None => "from a newer master".to_owned(),
     }
 }

@@ -190,6 +190,9 @@ impl Picture {
             let source = if self.leader().is_some() { "" } else { "  (as of the furthest master)" };
             text += &format!("\n\ntasks    {}{source}", tasks_line(best.tasks.unwrap_or_default()));
             text += &format!("\nworkers  {}", workers_line(best.workers.unwrap_or_default()));
+            if let Some(brake) = best.brake.as_ref().filter(|brake| brake.engaged) {
+                text += &format!("\nbrake    {}", ctx.paint(&views::brake_line(brake), "31;1"));
+            }
         }
         text
     }
@@ -207,6 +210,7 @@ impl Picture {
             "answers": masters,
             "tasks": best.and_then(|info| info.tasks.as_ref()).map(views::task_counts_json),
             "workers": best.and_then(|info| info.workers.as_ref()).map(views::worker_counts_json),
+            "brake": best.and_then(|info| info.brake.as_ref()).map(views::brake_json),
         })
     }
 }
@@ -257,6 +261,7 @@ fn master_row(seen: &Seen, furthest: u64) -> Row {
             units::short(info.uptime_ms),
             info.snapshot_index.to_string(),
             info.version.clone(),
+            note(info),
         ],
         Err(error) => {
             let why = error.asked().first().map_or_else(|| error.message().to_owned(), |asked| asked.answer.clone());
@@ -267,6 +272,14 @@ fn master_row(seen: &Seen, furthest: u64) -> Row {
         }
     };
     Row { id, cells, json: Value::Null }
+}
+
+/// What an operator has to know of a master that answers.
+fn note(info: &InfoResponse) -> String {
+    match info.disk_stalled {
+        true => format!("its disk has stalled for {}", units::short(info.disk_write_ms)),
+        false => String::new(),
+    }
 }
 
 fn seen_json(seen: &Seen) -> Value {

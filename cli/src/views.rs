@@ -284,7 +284,31 @@ pub fn info_json(info: &InfoResponse) -> Value {
         "uptime_ms": info.uptime_ms,
         "cluster_time_ms": info.cluster_time_ms,
         "format_level": info.format_level,
+        "disk_stalled": info.disk_stalled,
+        "disk_write_ms": info.disk_write_ms,
+        "brake": info.brake.as_ref().map(brake_json),
     })
+}
+
+/// How the brake on mass failure stands.
+pub fn brake_json(brake: &v1::BrakeInfo) -> Value {
+    let policy = brake.policy.unwrap_or_default();
+    json!({
+        "engaged": brake.engaged, "engaged_for_ms": brake.engaged_for_ms, "manual": brake.manual, "held": brake.held,
+        "lost": brake.lost, "allowed": brake.allowed, "held_ids": brake.held_ids,
+        "share_percent": policy.share_percent, "window_ms": policy.window_ms, "workers_min": policy.workers_min,
+    })
+}
+
+/// How the brake stands, in one line.
+pub fn brake_line(brake: &v1::BrakeInfo) -> String {
+    let lost = format!("{} workers lost, {} allowed", brake.lost, brake.allowed);
+    if !brake.engaged {
+        return format!("released; {lost}");
+    }
+    let who = if brake.manual { " by an operator" } else { "" };
+    let since = units::short(brake.engaged_for_ms);
+    format!("ENGAGED{who} for {since}: {} silent workers keep their tasks; {lost}", brake.held)
 }
 
 /// Tasks by state.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use steersman_client::v1::{
-    Consistency, Label, ListWorkersRequest, Page, Resource, SetConfigRequest, Worker, WorkerMode, WorkerRef,
-    WorkerResponse,
+    BrakeAction, BrakeInfo, BrakePolicy, Consistency, Label, ListWorkersRequest, Page, Resource, SetConfigRequest,
+    Worker, WorkerMode, WorkerRef, WorkerResponse,
 };
 use steersman_client::{Client, codes, worker_ref};
 
@@ -41,9 +41,49 @@ pub enum WorkerCommand {
     Config(ConfigCommand),
     /// End a worker's process, after a drain or now
     Shutdown(ShutdownArgs),
+    /// Show, release, engage and tune the brake on mass failure
+    #[command(subcommand)]
+    Brake(BrakeCommand),
     /// Ask a worker itself how it is
     #[command(after_help = "Example:\n  steersman worker check w1")]
     Check(OneArgs),
+}
+
+/// `worker brake …`.
+#[derive(Debug, Subcommand)]
+pub enum BrakeCommand {
+    /// Show whether it holds, whom, and what it goes by
+    #[command(
+        after_help = "Examples:\n  steersman worker brake show\n  steersman worker brake show -o json | jq .held_ids"
+    )]
+    Show,
+    /// Give up the silent workers that it holds: their tasks run elsewhere
+    #[command(
+        after_help = "Example:\n  steersman worker brake release --yes\n\nIt does not engage again by itself for the length of its window."
+    )]
+    Release,
+    /// Hold every worker that falls silent until it is released, e.g. during work on the network
+    #[command(after_help = "Example:\n  steersman worker brake engage")]
+    Engage,
+    /// Change how many workers may be lost before it engages
+    Set(BrakeArgs),
+}
+
+/// Options of `worker brake set`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  steersman worker brake set --share 20 --window 2m\n  steersman worker brake set --share 100   no brake"
+)]
+pub struct BrakeArgs {
+    /// Share of the workers that may be lost within the window, in percent; 100: there is no brake
+    #[arg(long, value_name = "PERCENT")]
+    share: Option<u32>,
+    /// Losses count for so long
+    #[arg(long, value_parser = units::duration_ms, value_name = "DURATION")]
+    window: Option<u64>,
+    /// So many workers may be lost within the window in any case
+    #[arg(long, value_name = "WORKERS")]
+    min: Option<u32>,
 }
 
 /// `worker config …`.
@@ -170,6 +210,7 @@ pub async fn worker(ctx: &Ctx, command: WorkerCommand) -> Outcome {
         WorkerCommand::Evict(args) => evict(ctx, &args.worker).await,
         WorkerCommand::Config(ConfigCommand::Set(args)) => set_config(ctx, &args).await,
         WorkerCommand::Shutdown(args) => shutdown(ctx, &args).await,
+        WorkerCommand::Brake(command) => brake(ctx, command).await,
         WorkerCommand::Check(args) => check(ctx, &args.worker).await,
     }
 }
@@ -451,4 +492,41 @@ mod tests {
             assert!(failure.message.contains(wanted) && failure.exit == exit::USAGE, "{wrong}: {}", failure.message);
         }
     }
+}
+
+async fn brake(ctx: &Ctx, command: BrakeCommand) -> Outcome {
+    let client = ctx.client()?;
+    let brake = match command {
+        BrakeCommand::Show => client.info().await?.brake.unwrap_or_default(),
+        BrakeCommand::Engage => client.brake(BrakeAction::Engage, None).await?,
+        BrakeCommand::Release => {
+            let held = client.info().await?.brake.unwrap_or_default().held;
+            ctx.confirm(&format!("Declare {held} silent workers lost, so that their tasks run elsewhere?"))?;
+            client.brake(BrakeAction::Release, None).await?
+        }
+        BrakeCommand::Set(args) => {
+            let now = client.info().await?.brake.and_then(|brake| brake.policy).unwrap_or_default();
+            let policy = BrakePolicy {
+                share_percent: args.share.unwrap_or(now.share_percent),
+                window_ms: args.window.map_or(now.window_ms, |ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+                workers_min: args.min.unwrap_or(now.workers_min),
+            };
+            client.brake(BrakeAction::SetPolicy, Some(policy)).await?
+        }
+    };
+    show_brake(ctx, &brake)
+}
+
+fn show_brake(ctx: &Ctx, brake: &BrakeInfo) -> Outcome {
+    let policy = brake.policy.unwrap_or_default();
+    let held: Vec<String> = brake.held_ids.iter().map(u64::to_string).collect();
+    let fields = [
+        ("brake", views::brake_line(brake)),
+        ("held", held.join(", ")),
+        ("share", format!("{} %", policy.share_percent)),
+        ("window", units::short(policy.window_ms.into())),
+        ("in any case", format!("{} workers", policy.workers_min)),
+    ];
+    let id = if brake.engaged { "engaged" } else { "released" };
+    print_one(ctx, id, &fields, &views::brake_json(brake))
 }

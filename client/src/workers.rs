@@ -2,8 +2,9 @@
 
 use steersman_proto::v1::workers_client::WorkersClient;
 use steersman_proto::v1::{
-    CheckRequest, CheckResponse, EvictRequest, GetWorkerRequest, GetWorkerResponse, ListWorkersRequest,
-    ListWorkersResponse, SetConfigRequest, SetModeRequest, ShutdownRequest, WorkerMode, WorkerRef, WorkerResponse,
+    BrakeAction, BrakeInfo, BrakePolicy, CheckRequest, CheckResponse, EvictRequest, GetWorkerRequest,
+    GetWorkerResponse, ListWorkersRequest, ListWorkersResponse, SetBrakeRequest, SetConfigRequest, SetModeRequest,
+    ShutdownRequest, WorkerMode, WorkerRef, WorkerResponse,
 };
 use tonic::transport::Channel;
 
@@ -81,6 +82,19 @@ impl Client {
             SetModeRequest { request_id: id.to_vec().into(), worker: Some(worker), mode: mode.into(), deadline_ms };
         let call = Call::new(Kind::Mutation(id));
         self.unary(call, request, |channel, request| async move { service(channel).set_mode(request).await }).await
+    }
+
+    /// Sets the policy of the brake on mass failure, engages it or releases it. How it stands is in
+    /// [`Client::info`].
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (to release what is not engaged), or as every mutation.
+    pub async fn brake(&self, action: BrakeAction, policy: Option<BrakePolicy>) -> Result<BrakeInfo, Error> {
+        let id = self.new_request_id();
+        let request = SetBrakeRequest { request_id: id.to_vec().into(), action: action.into(), policy };
+        let call = Call::new(Kind::Mutation(id));
+        let send = |channel, request| async move { crate::cluster::service(channel).set_brake(request).await };
+        Ok(self.unary(call, request, send).await?.brake.unwrap_or_default())
     }
 
     /// Declares a worker lost now; its tasks run elsewhere.

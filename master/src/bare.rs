@@ -18,7 +18,7 @@ use crate::exit::NodeError;
 use crate::network::Peers;
 use crate::node::{Listening, Node};
 use crate::start::{Parts, Surroundings, new_raft};
-use crate::takeover;
+use crate::{fitness, takeover};
 
 pub use crate::propose::led_term;
 pub use crate::raft_service::RaftHandle;
@@ -71,8 +71,9 @@ where
     let node = parts.node(raft.clone(), state, (peers.clone(), ask), CancellationToken::new());
     let _ = node.store.set(control.clone());
     if config.raft.fast_takeover {
-        takeover::watch(config.node_id, raft.clone(), peers, &parts.world, &raft_spawner);
+        takeover::watch(&node, &raft_spawner);
     }
+    fitness::start(&node, &control, &raft_spawner);
     Ok(Bare { node, raft, control, store_id, failed, listening })
 }
 

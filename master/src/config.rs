@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use steersman_proto::codes;
+use steersman_state::BrakePolicy;
 use steersman_state::limits::Limits;
 
 pub use reader::{ConfigError, Problem};
@@ -77,6 +78,8 @@ section! {
         purge_batch_entries: u64 = 256, 1..=4_096;
         /// One piece of a snapshot must be acknowledged within this time.
         install_snapshot_timeout_ms: u64 = 20_000, 10_000..=600_000;
+        /// A master whose disk has not finished a write for so long gives up its office.
+        disk_stall_ms: u64 = 2_000, 100..=60_000;
         /// The leader has the states of all masters compared so often; 0 never.
         audit_interval_ms: u64 = 600_000, 0..=7 * 24 * 3_600_000;
     }
@@ -123,6 +126,12 @@ section! {
         heartbeat_ms: u64 = 1_000, 50..=60_000;
         /// How long a silent worker is believed.
         lease_ms: u64 = 10_000, 500..=3_600_000;
+        /// Share of the workers that may be lost within the window before the brake holds; 100: there is no brake.
+        brake_share_percent: u64 = 30, 0..=100;
+        /// Losses count for so long.
+        brake_window_ms: u64 = 60_000, 1_000..=86_400_000;
+        /// So many workers may be lost within the window in any case.
+        brake_workers_min: u64 = 2, 0..=1_000_000;
     }
 }
 
@@ -341,6 +350,15 @@ impl MasterConfig {
             capacity_max: narrow(self.limits.capacity_max),
             lease_ms: narrow(self.workers.lease_ms),
             attempts_kept_max: narrow(self.retention.attempts_max),
+        }
+    }
+
+    /// The brake's policy that a new cluster starts with. A running cluster keeps the one in its log.
+    pub fn brake_policy(&self) -> BrakePolicy {
+        BrakePolicy {
+            share_percent: narrow(self.workers.brake_share_percent),
+            window_ms: self.workers.brake_window_ms,
+            workers_min: narrow(self.workers.brake_workers_min),
         }
     }
 

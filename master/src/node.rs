@@ -14,7 +14,7 @@ use steersman_raft_store::{ApplyObserver, Control, MasterNode, SharedState, Snap
 use steersman_state::command::Command;
 use steersman_state::effect::Applied;
 use steersman_state::ids::RequestId;
-use steersman_world::World;
+use steersman_world::{Spawner, World};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bootstrap;
 use crate::clock::ClusterClock;
 use crate::config::MasterConfig;
+use crate::fitness::Fitness;
 use crate::leader::{Reign, Throne};
 use crate::network::Peers;
 use crate::observe::Metrics;
@@ -35,7 +36,7 @@ pub use crate::propose::{Committed, ProposeError};
 /// A leadership transfer that took longer did not happen.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A leader whose quorum answered within this is making progress. Three heartbeats of the slowest sensible setting.
-const READY_ACK_AGE_MS: u64 = 2_000;
+pub(crate) const READY_ACK_AGE_MS: u64 = 2_000;
 /// A snapshot of a very large state on a slow disk takes less.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// A learner may be so many entries behind when it is promoted.
@@ -127,7 +128,11 @@ pub struct NodeStatus {
     pub snapshot: u64,
     /// Leader: since a quorum last answered. Others: since the leader was last heard. In ms.
     pub quorum_ack_age_ms: u64,
-    /// A leader with a recent quorum is known.
+    /// For how long the write that is under way has been going on, in ms; 0 while none is.
+    pub disk_write_ms: u64,
+    /// The disk has stalled: this master does not lead.
+    pub disk_stalled: bool,
+    /// A leader with a recent quorum is known, and the disk writes.
     pub ready: bool,
     /// Since this process started.
     pub uptime_ms: u64,
@@ -236,6 +241,8 @@ pub struct Node {
     pub(crate) started: Instant,
     pub(crate) down: CancellationToken,
     pub(crate) store: OnceLock<Control>,
+    pub(crate) fitness: Fitness,
+    pub(crate) raft_spawner: Spawner,
 }
 
 fn member_addr(id: u64, node: &MasterNode) -> MemberAddr {
@@ -353,7 +360,12 @@ impl Node {
         self.down.cancelled().await;
     }
 
-    fn quorum_age_ms(&self) -> u64 {
+    /// Runs a task beside Raft, where nothing that is slow delays it.
+    pub(crate) fn spawn_raft(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.raft_spawner.spawn(task);
+    }
+
+    pub(crate) fn quorum_age_ms(&self) -> u64 {
         if self.raft.is_leader() {
             let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked;
             return acked.map_or(u64::MAX, |at| at.into_inner().elapsed().as_millis() as u64);
@@ -373,8 +385,12 @@ impl Node {
         // A follower whose leader died goes on naming it until there is another: after a while that is no leader.
         let leader = members.iter().find(|member| member.leader && (leads || recent));
         let leader = leader.map(|member| member.addr.clone());
-        let ready = leader.is_some() && recent && (!leads || self.reign().is_some());
+        let disk_stalled = self.fitness.disk_stalled();
+        let ready = leader.is_some() && recent && !disk_stalled && (!leads || self.reign().is_some());
+        let writing = self.store().map_or(Duration::ZERO, |store| store.metrics().stalled_for());
         NodeStatus {
+            disk_write_ms: writing.as_millis() as u64,
+            disk_stalled,
             role: role(seen.state, member),
             term: seen.current_term,
             leader,
@@ -544,7 +560,7 @@ fn answers(member: &MemberView) -> Result<(), MemberError> {
     }
 }
 
-fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, MemberError> {
+pub(crate) fn choose_heir(me: u64, members: &[MemberView], to: Option<u64>) -> Result<u64, MemberError> {
     match to {
         Some(to) if to == me => Err(MemberError::Refused(format!("master {to} leads already"))),
         Some(to) if find(members, to)?.voter => answers(find(members, to)?).map(|()| to),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use openraft::error::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use steersman_raft_store::{Proposal, SharedState, TypeConfig};
+use steersman_state::BrakePolicy;
 use steersman_state::command::{Batch, Command, Envelope, Stamp};
 use steersman_state::effect::{Rejection, Reply};
 use steersman_state::ids::{MasterId, RequestId};
@@ -20,6 +21,7 @@ use steersman_world::{Spawner, World};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::ClusterClock;
+use crate::fitness::Fitness;
 use crate::node::LeaderHint;
 use crate::observe::Metrics;
 use crate::raft_service::RaftHandle;
@@ -107,7 +109,7 @@ pub struct Door {
     /// For the cluster id: the first reign of a cluster initialises it.
     pub state: SharedState,
     /// Proposed by the first reign.
-    pub init: (String, Limits),
+    pub init: (String, Limits, BrakePolicy),
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Bounds.
@@ -116,6 +118,8 @@ pub struct Door {
     pub begun: watch::Sender<Option<(u64, u64)>>,
     /// The term whose first batch was sent.
     pub begun_term: AtomicU64,
+    /// An unfit master takes no proposals.
+    pub fitness: Fitness,
 }
 
 /// Where callers stand in line. Cheap to clone.
@@ -232,7 +236,7 @@ impl Door {
     }
 
     fn leading_term(&self) -> Option<u64> {
-        led_term(&self.raft)
+        led_term(&self.raft).filter(|_| self.fitness.is_fit())
     }
 
     fn stamp(&self, term: u64) -> Stamp {
@@ -248,8 +252,9 @@ impl Door {
     fn opening(&self) -> Vec<Envelope> {
         let mut opening = vec![Envelope { request: None, command: Command::BeginReign }];
         if self.state.read().cluster_id().is_none() {
-            let (cluster_id, limits) = self.init.clone();
+            let (cluster_id, limits, policy) = self.init.clone();
             opening.push(Envelope { request: None, command: Command::InitCluster { cluster_id, limits } });
+            opening.push(Envelope { request: None, command: Command::SetBrakePolicy(policy) });
         }
         opening
     }

@@ -17,6 +17,7 @@ use steersman_state::effect::ElectionCause;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bootstrap::{self, Gate};
+use crate::fitness::Fitness;
 use crate::network::{Peers, RAFT_MESSAGE_BYTES_MAX, append_answer_out};
 use crate::node::Listening;
 use crate::wire::{self, WIRE_VERSION, WireError, log_id_in, log_id_out, vote_in, vote_out};
@@ -43,6 +44,8 @@ pub struct RaftService {
     pub control: Control,
     /// Notes signs of life of the leader.
     pub listening: Arc<Listening>,
+    /// An unfit master takes no office.
+    pub fitness: Fitness,
 }
 
 impl RaftService {
@@ -183,6 +186,10 @@ impl RaftRpc for RaftService {
         let request = request.into_inner();
         self.check(request.header.as_ref())?;
         let from = vote_in(request.from.as_ref()).map_err(malformed)?;
+        if request.to == self.id && !self.fitness.is_fit() {
+            let refused = format!("master {} is not fit to lead", self.id);
+            return Ok(Response::new(pb::TransferLeaderResponse { accepted: false, refused }));
+        }
         if request.to == self.id {
             self.peers.elections().suspected(ElectionCause::Handover);
         }

@@ -212,7 +212,7 @@ impl Parts {
             world: world.clone(),
             clock: self.clock.clone(),
             state: state.clone(),
-            init: (new_cluster_id(&config, &world), config.limits()),
+            init: (new_cluster_id(&config, &world), config.limits(), config.brake_policy()),
             metrics: metrics.clone(),
             limits: door_limits(&config),
             begun,

@@ -15,10 +15,12 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
 use steersman_state::effect::ElectionCause;
-use steersman_world::{BoxIo, Clock, Net, Spawner, World};
+use steersman_world::{BoxIo, Clock, Net, Spawner};
 use tokio::io::AsyncReadExt as _;
 
+use crate::fitness::Fitness;
 use crate::network::Peers;
+use crate::node::Node;
 use crate::raft_service::RaftHandle;
 use crate::wire::Vote;
 
@@ -34,9 +36,10 @@ const LIVED_LONG: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Watches whoever leads, for as long as this master runs.
-pub fn watch(id: u64, raft: RaftHandle, peers: Peers, world: &World, spawner: &Spawner) {
-    let (net, clock) = (world.net.clone(), world.clock.clone());
-    spawner.spawn(Watcher { id, raft, peers, net, clock }.run());
+pub fn watch(node: &Node, spawner: &Spawner) {
+    let (raft, peers, fitness) = (node.raft.clone(), node.peers.clone(), node.fitness.clone());
+    let (net, clock) = (node.world.net.clone(), node.world.clock.clone());
+    spawner.spawn(Watcher { id: node.id, raft, peers, fitness, net, clock }.run());
 }
 
 /// Resolves when the other end closes or breaks the connection. What it says (an HTTP/2 greeting) is of no interest.
@@ -49,6 +52,7 @@ struct Watcher {
     id: u64,
     raft: RaftHandle,
     peers: Peers,
+    fitness: Fitness,
     net: Arc<dyn Net>,
     clock: Arc<dyn Clock>,
 }
@@ -124,7 +128,7 @@ impl Watcher {
     }
 
     async fn take_over(&self, leader: u64, vote: Vote) {
-        let Some(rank) = self.rank(leader) else { return };
+        let Some(rank) = self.rank(leader).filter(|_| self.fitness.is_fit()) else { return };
         self.peers.elections().suspected(ElectionCause::Reset);
         tracing::info!(leader, rank, "the leader's process is gone: asking for votes without waiting for timers");
         tokio::select! {

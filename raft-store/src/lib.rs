@@ -11,9 +11,9 @@
 mod audit;
 mod disk;
 mod error;
+pub mod exit;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod exit;
 mod identity;
 mod keys;
 mod log;
@@ -153,6 +153,15 @@ impl Control {
     /// If it belongs to another one, or the disk refuses.
     pub async fn bind_cluster(&self, cluster: &str) -> Result<(), StoreError> {
         self.ask(|done| Op::Bind { cluster: cluster.to_owned(), done: Some(done) }).await
+    }
+
+    /// A small write, synced through the one writer like any other: returns when the disk has done it. A directory that
+    /// was never used is not written to.
+    ///
+    /// # Errors
+    /// If the disk refuses, or the store has failed or is closed.
+    pub async fn canary(&self) -> Result<(), StoreError> {
+        self.ask(|done| Op::Canary { done }).await
     }
 
     /// Bytes that the log takes on disk.

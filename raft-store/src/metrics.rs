@@ -86,6 +86,7 @@ pub struct Metrics {
     /// Index at which the newest snapshot stands.
     pub snapshot_index: AtomicU64,
     writing_since: Mutex<Option<Instant>>,
+    synced_at: Mutex<Option<Instant>>,
 }
 
 impl Metrics {
@@ -94,11 +95,27 @@ impl Metrics {
         self.writing_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// For how long nothing was synced, while nothing is being written; zero while something is.
+    pub fn quiet_for(&self) -> Duration {
+        if self.writing_since.lock().is_some() {
+            return Duration::ZERO;
+        }
+        self.synced_at.lock().map_or(Duration::MAX, |at| at.elapsed())
+    }
+
+    /// The process did not run until `now`: the write that is under way counts from there.
+    pub fn forgive(&self, now: Instant) {
+        if let Some(since) = self.writing_since.lock().as_mut() {
+            *since = now.max(*since);
+        }
+    }
+
     pub(crate) fn writing(&self, since: Option<Instant>) {
         *self.writing_since.lock() = since;
     }
 
     pub(crate) fn synced(&self, took: Duration, operations: u64) {
+        *self.synced_at.lock() = Some(Instant::now());
         self.sync_us.record_us(took);
         self.sync_operations.record(operations);
     }

@@ -75,6 +75,10 @@ pub(crate) enum Op {
         cluster: String,
         done: Option<Done>,
     },
+    /// Nothing but a sync, to see whether the disk still writes.
+    Canary {
+        done: Done,
+    },
     Close {
         done: Done,
     },
@@ -233,6 +237,12 @@ impl Writer {
                     None => return bound,
                 }
             }
+            Op::Canary { done } => {
+                work.operations -= 1;
+                // An unused directory stays one: its first write says that it is in use.
+                work.sync |= self.identity.in_use();
+                work.waiters.push(Waiter::Done(done));
+            }
             Op::Close { .. } => {}
         }
         Ok(())
@@ -382,8 +392,12 @@ impl Writer {
         self.purge_some(&mut batch, PURGE_IDLE);
         if self.shared.health.check().is_err() {
             self.position.purge = 0..0;
-        } else if let Err(error) = self.put(batch) {
-            self.shared.health.fail(&error);
+        } else {
+            self.shared.metrics.writing(Some(Instant::now()));
+            if let Err(error) = self.put(batch) {
+                self.shared.health.fail(&error);
+            }
+            self.shared.metrics.writing(None);
         }
         tokio::task::yield_now().await;
     }
@@ -419,7 +433,11 @@ impl Writer {
 fn refuse(op: Op) {
     match op {
         Op::Append(append) => append.done.io_completed(Err(StoreError::Closed.into())),
-        Op::Vote { done, .. } | Op::Truncate { done, .. } | Op::Bind { done: Some(done), .. } | Op::Close { done } => {
+        Op::Vote { done, .. }
+        | Op::Truncate { done, .. }
+        | Op::Bind { done: Some(done), .. }
+        | Op::Canary { done }
+        | Op::Close { done } => {
             let _ = done.send(Err(StoreError::Closed));
         }
         _ => {}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::brake::BrakePolicy;
 use crate::effect::ElectionReport;
 use crate::ids::{MasterId, RequestId, TaskId, Token, WorkerId, WorkerUid};
 use crate::limits::Limits;
@@ -156,6 +157,12 @@ pub enum Command {
     Audit,
     /// How the office changed hands: becomes an event and nothing else.
     ElectionReport(ElectionReport),
+    /// How many workers may be lost before that is a mass failure.
+    SetBrakePolicy(BrakePolicy),
+    /// From now on no lease that runs out loses a worker, until an operator releases the brake.
+    EngageBrake,
+    /// Ends the brake: whoever is still silent is lost. It does not engage again by itself for the length of its window.
+    ReleaseBrake,
 }
 
 /// `count` tasks with one spec.

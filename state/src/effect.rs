@@ -304,6 +304,29 @@ pub enum Event {
     },
     /// How the office changed hands, as its new holder measured it.
     ElectionReport(ElectionReport),
+    /// The brake on mass failure began or ceased to hold.
+    Brake(BrakeChange),
+}
+
+/// What the brake on mass failure did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BrakeChange {
+    /// Silent workers keep their tasks from here on.
+    Engaged {
+        /// By an operator.
+        manual: bool,
+        /// Workers lost within the window, without the one that was too many.
+        silent: u64,
+        /// Workers that are not offline.
+        workers: u64,
+    },
+    /// Leases count again.
+    Released {
+        /// By an operator.
+        manual: bool,
+        /// Silent workers that are lost with it.
+        declared: u64,
+    },
 }
 
 /// How the office changed hands, as the master that holds it now measured it. Nothing is decided by it.
@@ -376,6 +399,8 @@ pub enum WorkerChange {
     Config,
     /// Gone.
     Offline(OfflineReason),
+    /// Silent beyond its lease, and kept with its tasks because the brake holds.
+    Held,
 }
 
 /// A worker's load against its capacity.

@@ -15,6 +15,7 @@ use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::brake::Brake;
 use crate::chain::Chain;
 use crate::codec::{DecodeError, differ, options};
 use crate::events::EventLog;
@@ -30,7 +31,7 @@ use crate::view::EventEntry;
 /// How a snapshot begins.
 pub const SNAPSHOT_MAGIC: [u8; 4] = *b"STMS";
 /// Version of the snapshot's bytes.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 /// A frame is closed once it is longer than this.
 const FRAME_BYTES: usize = 256 << 10;
 /// Longest frame that is read: one item is never longer than a batch.
@@ -45,6 +46,7 @@ pub struct Image {
     replies: Chain<Kept>,
     events: Chain<EventEntry>,
     trimmed_upto: u64,
+    brake: Brake,
 }
 
 /// Kinds of frames, in the order of the stream; specs and tasks alternate.
@@ -81,6 +83,7 @@ impl State {
             replies: self.replies.image(),
             events: self.events.image(),
             trimmed_upto: self.events.trimmed_upto(),
+            brake: self.brake.clone(),
         }
     }
 
@@ -118,6 +121,7 @@ impl Image {
         let mut state = State { head: self.head.clone(), tasks: self.tasks.clone(), ..State::default() };
         state.events = EventLog::restore(self.trimmed_upto);
         state.finished = self.finished.clone();
+        state.brake = self.brake.clone();
         self.workers.values().for_each(|worker| state.registry.insert((**worker).clone()));
         self.replies.iter().for_each(|kept| state.replies.push(kept.clone()));
         self.events.iter().for_each(|entry| state.events.push(entry.clone()));
@@ -157,7 +161,7 @@ impl Image {
         out.write_all(&SNAPSHOT_MAGIC)?;
         out.write_all(&SNAPSHOT_VERSION.to_le_bytes())?;
         let mut writer = Writer { out, frame: Vec::new(), totals: Totals::default() };
-        writer.item(kind::HEAD, &(&self.head, self.trimmed_upto))?;
+        writer.item(kind::HEAD, &(&self.head, self.trimmed_upto, &self.brake))?;
         self.write_tasks(&mut writer)?;
         self.workers.values().try_for_each(|worker| writer.item(kind::WORKERS, &**worker))?;
         self.finished.iter().try_for_each(|finished| writer.item(kind::FINISHED, finished))?;
@@ -370,8 +374,9 @@ impl Reader<'_> {
 }
 
 impl Parts {
-    fn head(&mut self, (head, trimmed_upto): (Head, u64)) -> Result<(), DecodeError> {
+    fn head(&mut self, (head, trimmed_upto, brake): (Head, u64, Brake)) -> Result<(), DecodeError> {
         self.state.head = head;
+        self.state.brake = brake;
         self.state.events = EventLog::restore(trimmed_upto);
         Ok(())
     }

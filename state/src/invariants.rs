@@ -69,6 +69,7 @@ impl State {
         self.tasks.iter().try_for_each(|(id, task)| self.check_task(id, task))?;
         self.check_workers()?;
         self.check_finished()?;
+        self.check_brake()?;
         self.check_derived()
     }
 
@@ -117,6 +118,20 @@ impl State {
             ensure(tokens.insert(token), || format!("token {token} is held twice"))?;
             let open = self.tasks.get(slot.task).and_then(Task::open).is_some_and(|open| open.token == token);
             ensure(open != (slot.wish == Wish::Stop), || format!("token {token}: {:?}, open: {open}", slot.wish))?;
+        }
+        Ok(())
+    }
+
+    /// Who is held is silent and not lost; who counts as lost is; nobody is held but by the brake.
+    fn check_brake(&self) -> Result<(), Violation> {
+        ensure(self.brake.engaged.is_some() || self.brake.held.is_empty(), || "held without a brake".into())?;
+        for &id in &self.brake.held {
+            let silent = self.registry.get(id).is_some_and(|worker| worker.offline.is_none() && !worker.connected);
+            ensure(silent, || format!("worker {id} is held and is not silent"))?;
+        }
+        for &id in self.brake.lost.keys() {
+            let lost = self.registry.get(id).is_some_and(|worker| worker.offline.is_some());
+            ensure(lost, || format!("worker {id} counts as lost and is not"))?;
         }
         Ok(())
     }

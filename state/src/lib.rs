@@ -4,6 +4,7 @@
 //! IO, no async, no logging, no `HashMap`; no panic on any input that a user can send.
 
 mod apply;
+mod brake;
 mod chain;
 mod codec;
 pub mod command;
@@ -28,6 +29,7 @@ pub mod worker;
 pub use apply::{
     FORMAT_LEVEL, MESSAGE_BYTES_MAX, PLACEMENTS_PER_ENTRY, RESULT_BYTES_MAX, SUBMIT_GROUPS_MAX, SUBMIT_TASKS_MAX,
 };
+pub use brake::BrakePolicy;
 pub use codec::{BATCH_BYTES_MAX, DecodeError};
 pub use command::*;
 pub use effect::*;

@@ -9,8 +9,8 @@ use crate::state::State;
 use crate::table::{Attempt, Task};
 use crate::task::{Outcome, TaskState};
 use crate::view::{
-    AttemptView, EventPage, ExplainReason, Explanation, Tally, TaskCounts, TaskFilter, TaskView, WorkerCounts,
-    WorkerView,
+    AttemptView, BrakeView, EventPage, ExplainReason, Explanation, Tally, TaskCounts, TaskFilter, TaskView,
+    WorkerCounts, WorkerView,
 };
 use crate::worker::WorkerStatus;
 use crate::{Requirements, WorkerRef};
@@ -159,6 +159,28 @@ impl State {
     pub fn believed_workers(&self) -> Vec<(WorkerId, u64, u64, bool)> {
         let believed = self.registry.iter().filter(|worker| worker.offline.is_none());
         believed.map(|worker| (worker.id, worker.incarnation, worker.session, worker.connected)).collect()
+    }
+
+    /// Whether a worker is silent beyond its lease and kept because the brake holds: no further verdict is wanted.
+    pub fn is_held(&self, worker: WorkerId) -> bool {
+        self.brake.held.contains(&worker)
+    }
+
+    /// How the brake on mass failure stands, with at most `held_max` of the held workers.
+    pub fn brake(&self, held_max: usize) -> BrakeView {
+        let living = self.registry.iter().filter(|worker| worker.offline.is_none()).count() as u64;
+        let (policy, now_ms) = (self.brake.policy, self.head.time_ms);
+        let counts = |at_ms: &u64| self.brake.engaged.is_some() || at_ms.saturating_add(policy.window_ms) > now_ms;
+        let lost = self.brake.lost.values().filter(|at_ms| counts(at_ms)).count() as u64;
+        BrakeView {
+            policy,
+            engaged_since_ms: self.brake.engaged.map(|engaged| engaged.since_ms),
+            manual: self.brake.engaged.is_some_and(|engaged| engaged.manual),
+            held: self.brake.held.iter().take(held_max).copied().collect(),
+            held_total: self.brake.held.len() as u64,
+            lost,
+            allowed: policy.allowed(living + lost),
+        }
     }
 
     /// How long a worker is believed when it is silent, in ms.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::brake::Brake;
 use crate::chain::Chain;
 use crate::effect::Reply;
 use crate::events::EventLog;
@@ -35,6 +36,7 @@ pub struct State {
     pub(crate) finished: Chain<Finished>,
     pub(crate) replies: Replies,
     pub(crate) events: EventLog,
+    pub(crate) brake: Brake,
     pub(crate) plan: Plan,
     pub(crate) timers: Timers,
     pub(crate) counts: TaskCounts,
@@ -153,6 +155,7 @@ impl State {
         self.head.reign = None;
         self.head.leader = None;
         self.events.clear(self.head.applied_index);
+        self.brake.reset();
         for id in self.registry.ids() {
             if let Some(worker) = self.registry.get_mut(id) {
                 worker.connected = false;

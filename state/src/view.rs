@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::brake::BrakePolicy;
 use crate::command::WorkerMode;
 use crate::effect::{Event, LoadLevel};
 use crate::ids::{TaskId, Token, WorkerId, WorkerUid};
@@ -207,6 +208,25 @@ pub struct WorkerView {
     pub attempts: Vec<Token>,
     /// Last announced load level.
     pub load: LoadLevel,
+}
+
+/// How the brake on mass failure stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrakeView {
+    /// What it goes by.
+    pub policy: BrakePolicy,
+    /// Cluster time since which it holds; absent while it does not.
+    pub engaged_since_ms: Option<u64>,
+    /// An operator engaged it.
+    pub manual: bool,
+    /// Silent workers that keep their tasks: the first ones.
+    pub held: Vec<WorkerId>,
+    /// All of them.
+    pub held_total: u64,
+    /// Workers lost within the window that have not come back.
+    pub lost: u64,
+    /// So many may be lost within the window.
+    pub allowed: u64,
 }
 
 /// Why a task stands where it stands.

@@ -67,6 +67,56 @@ fn p05_a_lost_workers_tasks_run_elsewhere_in_the_same_entry() {
     assert_eq!(node.state.task(first).unwrap().attempts_total, 2);
 }
 
+/// p12: whatever share of however many workers falls silent, no more than the policy allows are lost within the window,
+/// the others keep their attempts, and all of them are whole again when they are back.
+#[test]
+fn p12_no_more_workers_are_lost_within_the_window_than_the_policy_allows() {
+    for (count, silent) in [(2, 2), (3, 3), (5, 4), (10, 9), (40, 20), (100, 100)] {
+        let mut node = Node::default();
+        node.submit(spec("t"), count);
+        let opened: Vec<_> = (0..count).map(|n| node.open(hello(n as u8, 1, 1, vec![]))).collect();
+        let allowed = node.state.brake(0).allowed;
+        for one in &opened[..silent] {
+            node.time_ms += 100;
+            node.one(Command::WorkerLost { worker: one.worker, incarnation: 1, session: one.session });
+        }
+        let brake = node.state.brake(1_000);
+        let offline = u64::from(node.state.worker_counts().offline);
+        assert_eq!(offline, allowed.min(silent as u64), "{silent} of {count}");
+        assert_eq!(brake.held_total, silent as u64 - offline);
+        for &id in &brake.held {
+            let view = node.state.worker(id).unwrap();
+            assert!(!view.attempts.is_empty() && !view.connected, "{view:?}");
+        }
+        node.term += 1;
+        node.apply(vec![Command::BeginReign]);
+        node.pass(3_600_000);
+        assert_eq!(node.state.brake(1_000).held, brake.held, "neither a new leader nor time changes it");
+        for (n, one) in opened.iter().enumerate() {
+            let held = node.state.worker(one.worker).unwrap().attempts;
+            node.open(hello(n as u8, 1, 1, held));
+        }
+        let after = node.state.brake(1);
+        assert_eq!((after.engaged_since_ms, after.held_total, after.lost), (None, 0, 0), "{silent} of {count}");
+        assert_eq!(node.state.counts().scheduled, u64::from(count));
+    }
+}
+
+/// p05, p12: what an operator does to workers, and workers that go in good order, engage no brake.
+#[test]
+fn p12_evicted_and_departed_workers_are_no_failures() {
+    let mut node = Node::default();
+    let opened: Vec<_> = (0..10).map(|n| node.open(hello(n, 1, 1, vec![])).worker).collect();
+    for (n, &worker) in opened.iter().enumerate() {
+        match n % 2 {
+            0 => node.one(Command::EvictWorker { worker: WorkerRef::Id(worker) }),
+            _ => node.one(Command::WorkerLeft { worker, incarnation: 1 }),
+        };
+    }
+    let brake = node.state.brake(1);
+    assert_eq!((brake.engaged_since_ms, brake.lost, node.state.worker_counts().offline), (None, 0, 10));
+}
+
 /// p14: however long it goes on, what is kept stays within its limits.
 #[test]
 fn p14_the_state_stays_bounded() {

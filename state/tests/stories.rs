@@ -208,6 +208,18 @@ impl Teller {
                 };
                 Command::SetWorkerMode { worker: self.named(args), mode, deadline_ms: get(args, "deadline", 0)? }
             }
+            "brake" => match args.next_pos().unwrap_or_default() {
+                "engage" => Command::EngageBrake,
+                "release" => Command::ReleaseBrake,
+                _ => {
+                    let now = self.node.state.brake(0).policy;
+                    Command::SetBrakePolicy(BrakePolicy {
+                        share_percent: get(args, "share", now.share_percent)?,
+                        window_ms: get(args, "window", now.window_ms)?,
+                        workers_min: get(args, "min", now.workers_min)?,
+                    })
+                }
+            },
             "evict" => Command::EvictWorker { worker: self.named(args) },
             "shutdown" => Command::ShutdownWorker { worker: self.named(args), now: get(args, "now", false)? },
             "config" => Command::SetWorkerConfig {
@@ -327,6 +339,7 @@ impl Teller {
             }
             "tasks" => self.show_tasks(args, &mut out)?,
             "workers" => self.show_workers(&mut out)?,
+            "show-brake" => self.show_brake(&mut out)?,
             "outstanding" => {
                 let worker = self.worker_id(args.next_pos().unwrap_or_default());
                 self.node.state.outstanding(worker).iter().try_for_each(|effect| self.tell_effect(effect, &mut out))?;
@@ -411,6 +424,17 @@ impl Teller {
         if let Some(next) = next {
             writeln!(out, "more after {next}")?;
         }
+        Ok(())
+    }
+
+    fn show_brake(&self, out: &mut String) -> Result<(), Failure> {
+        let brake = self.node.state.brake(100);
+        let held: Vec<_> = brake.held.iter().map(|id| id.0).collect();
+        let engaged = match (brake.engaged_since_ms, brake.manual) {
+            (None, _) => "released".to_owned(),
+            (Some(since_ms), manual) => format!("engaged since {since_ms}, manual: {manual}"),
+        };
+        writeln!(out, "{engaged}, held {held:?}, lost {} of {} allowed", brake.lost, brake.allowed)?;
         Ok(())
     }
 

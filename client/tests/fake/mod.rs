@@ -209,6 +209,15 @@ impl Cluster for Served {
     async fn remove_master(&self, _: Request<RemoveMasterRequest>) -> Result<Response<MembershipResponse>, Status> {
         unscripted()
     }
+    async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
+        unscripted()
+    }
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        unscripted()
+    }
+    async fn set_brake(&self, _: Request<SetBrakeRequest>) -> Result<Response<SetBrakeResponse>, Status> {
+        unscripted()
+    }
     async fn save_snapshot(
         &self,
         _: Request<SaveSnapshotRequest>,

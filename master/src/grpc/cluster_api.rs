@@ -22,6 +22,8 @@ use super::verify;
 use crate::node::{LeaderView, MemberError, Node, NodeStatus};
 use crate::observe::progress;
 
+/// Ids of held workers that an answer lists.
+const HELD_SHOWN_MAX: usize = 100;
 /// Bytes of one message of a snapshot.
 const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
@@ -86,7 +88,7 @@ impl Cluster for ClusterApi {
     async fn step_down(&self, request: Request<pb::StepDownRequest>) -> Result<Response<pb::StepDownResponse>, Status> {
         let here = async |request: pb::StepDownRequest| self.step_down_here(request.to).await;
         let there = async |channel, request| ClusterClient::new(channel).step_down(request).await;
-        self.edge.answer(Hop::Mutation, request, here, there).await
+        self.edge.answer(Hop::Once, request, here, there).await
     }
 
     async fn add_master(
@@ -98,7 +100,7 @@ impl Cluster for ClusterApi {
             self.changed(self.node().add_master(master).await)
         };
         let there = async |channel, request| ClusterClient::new(channel).add_master(request).await;
-        self.edge.answer(Hop::Mutation, request, here, there).await
+        self.edge.answer(Hop::Once, request, here, there).await
     }
 
     async fn promote_master(
@@ -110,7 +112,7 @@ impl Cluster for ClusterApi {
             self.changed(self.node().promote_master(id).await)
         };
         let there = async |channel, request| ClusterClient::new(channel).promote_master(request).await;
-        self.edge.answer(Hop::Mutation, request, here, there).await
+        self.edge.answer(Hop::Once, request, here, there).await
     }
 
     async fn remove_master(
@@ -122,7 +124,7 @@ impl Cluster for ClusterApi {
             self.changed(self.node().remove_master(id).await)
         };
         let there = async |channel, request| ClusterClient::new(channel).remove_master(request).await;
-        self.edge.answer(Hop::Mutation, request, here, there).await
+        self.edge.answer(Hop::Once, request, here, there).await
     }
 
     async fn audit(&self, request: Request<pb::AuditRequest>) -> Result<Response<pb::AuditResponse>, Status> {
@@ -140,6 +142,16 @@ impl Cluster for ClusterApi {
             return Err(status(codes::SHUTTING_DOWN, "this master is still starting: ask again"));
         };
         Ok(Response::new(verify::verify(self.node(), store, request.get_ref()).await))
+    }
+
+    async fn set_brake(&self, request: Request<pb::SetBrakeRequest>) -> Result<Response<pb::SetBrakeResponse>, Status> {
+        let here = async |request: pb::SetBrakeRequest| {
+            let id = convert::request_id_in(&request.request_id, &*self.node().world.entropy)?;
+            let done = self.edge.commit(id, convert::brake_in(&request)?).await?;
+            Ok(pb::SetBrakeResponse { brake: Some(brake(self.node())), log_index: done.log_index })
+        };
+        let there = async |channel, request| ClusterClient::new(channel).set_brake(request).await;
+        self.edge.answer(Hop::Mutation, request, here, there).await
     }
 
     /// The file that `steersman cluster snapshot inspect` and `restore` read: built beside the work, sent as fast as the
@@ -176,6 +188,10 @@ fn chunks(
     })
 }
 
+fn brake(node: &Node) -> pb::BrakeInfo {
+    convert::brake_out(&node.state.read().brake(HELD_SHOWN_MAX), node.cluster_time_ms())
+}
+
 /// What this master knows, without asking anybody.
 fn info(node: &Node) -> pb::InfoResponse {
     let (status, ready) = progress(node);
@@ -205,6 +221,9 @@ fn info(node: &Node) -> pb::InfoResponse {
         uptime_ms: status.uptime_ms,
         cluster_time_ms: node.cluster_time_ms(),
         format_level,
+        disk_stalled: status.disk_stalled,
+        disk_write_ms: status.disk_write_ms,
+        brake: Some(brake(node)),
     }
 }
 

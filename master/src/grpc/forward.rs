@@ -46,8 +46,10 @@ pub struct Done {
 /// What kind of call is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
-    /// It changes something: a broken connection leaves its outcome unknown.
+    /// It changes something, and carries the id that makes a retry harmless: a broken connection leaves its outcome unknown.
     Mutation,
+    /// It changes something and must not be repeated.
+    Once,
     /// It only asks, and may take so long by itself.
     Question(Duration),
 }
@@ -55,7 +57,7 @@ pub enum Hop {
 impl Hop {
     fn patience(self) -> Duration {
         match self {
-            Self::Mutation => LEADER_PATIENCE,
+            Self::Mutation | Self::Once => LEADER_PATIENCE,
             Self::Question(own) => LEADER_PATIENCE + own,
         }
     }
@@ -134,8 +136,25 @@ impl Edge {
         }
         self.node.metrics.forwarded();
         let request = outbound(request, hop.patience());
-        let answer = there(self.node.peer_channel(&hint.api), request).await;
+        let answer = tokio::select! {
+            answer = there(self.node.peer_channel(&hint.api), request) => answer,
+            newer = self.another_leads(&hint), if hop != Hop::Once => return Err(not_leader(Some(&newer))),
+        };
         answer.map(|answer| told(answer, &hint)).map_err(|error| self.broken(error, hop, &hint))
+    }
+
+    /// Resolves when a leader of a newer term than that one is known: whoever waits for that one may wait for ever.
+    async fn another_leads(&self, than: &LeaderHint) -> LeaderHint {
+        let mut leader = self.node.leader_watch();
+        let newer = leader.wait_for(|view| view.term > than.term && view.leader.is_some()).await;
+        let found = newer.ok().and_then(|view| {
+            let leader = view.leader.clone()?;
+            Some(LeaderHint { id: leader.id, api: leader.api, term: view.term })
+        });
+        match found {
+            Some(found) => found,
+            None => std::future::pending().await,
+        }
     }
 
     async fn leader_elsewhere(&self) -> Option<LeaderHint> {
@@ -155,7 +174,7 @@ impl Edge {
         }
         self.node.drop_peer_channel(&hint.api);
         let (id, api) = (hint.id, &hint.api);
-        if was_never_sent(&error) || hop != Hop::Mutation {
+        if was_never_sent(&error) || matches!(hop, Hop::Question(_)) {
             let (message, need) = (error.message(), self.arithmetic());
             return no_leader(format!("master {id} at {api} led a moment ago and does not answer ({message}): {need}"));
         }

@@ -49,6 +49,10 @@ fn silent(reign: &Reign, now: Instant) -> Vec<(WorkerId, u64, u64)> {
     let mut silent = Vec::new();
     for (worker, incarnation, session, _connected) in believed {
         let heard = *seen.entry(worker).or_insert(now);
+        // Its verdict is in the log already, whoever led then.
+        if state.is_held(worker) {
+            continue;
+        }
         let lease = state.lease_ms(worker).unwrap_or(u32::MAX);
         if now.saturating_duration_since(heard) > Duration::from_millis(u64::from(lease)) {
             silent.push((worker, incarnation, session));

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::ClusterClock;
 use crate::election::{self, Beginnings, Elections, Won};
+use crate::fitness::Fitness;
 use crate::observe::Metrics;
 use crate::propose::{Proposer, led_term};
 use crate::raft_service::RaftHandle;
@@ -50,6 +51,8 @@ pub struct Office {
     pub metrics: Arc<Metrics>,
     /// Log index of the local state.
     pub applied: watch::Receiver<u64>,
+    /// An unfit master has no reign.
+    pub fitness: Fitness,
     /// What was noted of elections.
     pub elections: Elections,
     /// Where leader-only tasks run.
@@ -153,9 +156,10 @@ impl Throne {
 /// Begins and ends reigns as Raft gives and takes the office. Runs until Raft stops.
 pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: watch::Receiver<Option<(u64, u64)>>) {
     let mut metrics = raft.server_metrics();
+    let mut fitness = office.fitness.watch();
     let mut won: Option<(u64, Won)> = None;
     loop {
-        let term = led_term(&raft);
+        let term = led_term(&raft).filter(|_| fitness.borrow_and_update().is_none());
         if let Some(term) = term.filter(|term| won.is_none_or(|(known, _)| known != *term)) {
             won = Some((term, office.elections.won()));
         }
@@ -177,7 +181,11 @@ pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: w
             open_term((term, won), &throne, &office, &mut begun).await;
             continue;
         }
-        if metrics.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = metrics.changed() => changed.is_ok(),
+            _ = fitness.changed() => true,
+        };
+        if !changed {
             return throne.seat(None);
         }
     }

@@ -3,7 +3,7 @@
 //! What always holds: nothing here is the only record of anything. A worker without a session misses its effects and gets
 //! them from `State::outstanding` when its session opens.
 
-use steersman_state::effect::{Effect, Event, LoadLevel, WorkerChange};
+use steersman_state::effect::{BrakeChange, Effect, Event, LoadLevel, WorkerChange};
 use steersman_state::ids::WorkerId;
 use steersman_state::worker::OfflineReason;
 
@@ -43,6 +43,17 @@ impl Reign {
                     LoadLevel::Normal => "normal",
                     LoadLevel::Over => "over",
                 }),
+                Event::Brake(BrakeChange::Engaged { manual, silent, workers }) => {
+                    tracing::error!(
+                        manual,
+                        silent,
+                        workers,
+                        "too many workers fell silent: the brake holds, their tasks stay with them"
+                    );
+                }
+                Event::Brake(BrakeChange::Released { manual, declared }) => {
+                    tracing::warn!(manual, declared, "the brake is released");
+                }
                 _ => {}
             }
         }

@@ -75,6 +75,10 @@ fn why_not_ready(status: &NodeStatus, going_down: bool) -> String {
     let age = status.quorum_ack_age_ms;
     match status.leader {
         _ if going_down => "this master is going down".to_owned(),
+        _ if status.disk_stalled => {
+            let age = status.disk_write_ms;
+            format!("the disk has stalled (the write under way is {age} ms old): this master does not lead")
+        }
         _ if status.role == Role::Starting => "this master is not (yet) a member of a cluster".to_owned(),
         None => format!("no leader is known; {need} of {voters} masters are needed to elect one"),
         Some(_) if status.role == Role::Leader && age == u64::MAX => {
@@ -103,9 +107,9 @@ fn leader_words(status: &NodeStatus) -> String {
 /// What the node knows at this moment.
 fn facts(node: &Node) -> Facts {
     let (status, ready) = progress(node);
-    let (tasks, workers) = {
+    let (tasks, workers, brake) = {
         let state = node.state.read();
-        (state.counts(), state.worker_counts())
+        (state.counts(), state.worker_counts(), state.brake(0))
     };
     let peers = status.members.iter().filter(|member| member.addr.id != node.id);
     let peers = peers.filter_map(|member| {
@@ -127,6 +131,7 @@ fn facts(node: &Node) -> Facts {
         peers: peers.collect(),
         tasks,
         workers,
+        held: brake.engaged_since_ms.map(|_| brake.held_total),
         uptime_ms: status.uptime_ms,
         store: node.store().map(|store| store.metrics()),
         sessions: node.reign().map_or(0, |reign| reign.sessions_open() as u64),
@@ -187,6 +192,8 @@ mod tests {
             last_log: 0,
             snapshot: 0,
             quorum_ack_age_ms: age,
+            disk_write_ms: 0,
+            disk_stalled: false,
             ready: false,
             uptime_ms: 0,
         }
@@ -206,6 +213,8 @@ mod tests {
             let why = why_not_ready(&status(role, leader, age), going_down);
             assert!(why.contains(expected), "{role:?}: {why}");
         }
+        let stalled = NodeStatus { disk_stalled: true, disk_write_ms: 2_500, ..status(Role::Follower, true, 10) };
+        assert!(why_not_ready(&stalled, false).contains("is 2500 ms old"));
         let ready = NodeStatus { ready: true, ..status(Role::Follower, true, 10) };
         assert_eq!(leader_words(&ready), "master 2 at 10.0.0.2:7400 leads in term 7");
     }

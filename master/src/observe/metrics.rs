@@ -46,6 +46,7 @@ pub struct Metrics {
     proposals_queued: Gauge,
     leader_changes: Counter,
     audits: Counters<1>,
+    disk_stalls: Counter,
     dispatch: Histogram,
     runs_sent: Counter,
     reports: Counter,
@@ -80,6 +81,11 @@ impl Metrics {
             proposals_queued: gauge(&mut r, "raft_proposals_queued", "Commands that wait for the next log entry"),
             leader_changes: counter(&mut r, "raft_leader_changes", "Changes of leader that this master saw"),
             audits: labelled(&mut r, "raft_audits", "Comparisons of this master's state with the others', by result"),
+            disk_stalls: counter(
+                &mut r,
+                "raft_disk_stalls",
+                "Times that this master was unfit because its disk had stalled",
+            ),
             dispatch: seconds(&mut r, "scheduler_dispatch", "From the commit of an assignment to its worker's stream"),
             runs_sent: counter(&mut r, "scheduler_runs_sent", "Assignments put on workers' streams, repeats included"),
             reports: counter(&mut r, "scheduler_reports", "Reports of attempts that workers sent"),
@@ -118,6 +124,11 @@ impl Metrics {
     /// Another leader, or the same in another term.
     pub fn leader_changed(&self) {
         self.leader_changes.inc();
+    }
+
+    /// The disk has stalled.
+    pub fn disk_stalled(&self) {
+        self.disk_stalls.inc();
     }
 
     /// An audit's digests were compared; `result` is `agree`, `differ`, `wrong` or `unknown`.
@@ -224,6 +235,8 @@ pub struct Facts {
     pub tasks: TaskCounts,
     /// Workers by status.
     pub workers: WorkerCounts,
+    /// Silent workers that the brake on mass failure holds; absent while it is released.
+    pub held: Option<u64>,
     /// Since the start of the node.
     pub uptime_ms: u64,
     /// What the store counts, once it is open.
@@ -337,6 +350,10 @@ impl Facts {
             ("offline", u64::from(w.offline)),
         ];
         by_label(r, "workers", "Registered workers by status", "status", &statuses);
+        let engaged = u64::from(self.held.is_some());
+        constant(r, "workers_brake_engaged", "1 while the brake on mass failure holds", engaged);
+        let help = "Silent workers that keep their tasks because the brake holds";
+        constant(r, "workers_held", help, self.held.unwrap_or(0));
         constant(r, "workers_capacity_slots", "Slots of all workers that are not offline", w.capacity);
         constant(r, "workers_used_slots", "Slots in use", w.used);
         constant(r, "worker_sessions", "Open sessions of workers with this master (leader only)", self.sessions);

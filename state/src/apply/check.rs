@@ -1,5 +1,6 @@
 //! Shape checks. The edge makes them too, with better words; `apply` trusts nobody.
 
+use crate::brake::BrakePolicy;
 use crate::command::{OpenSession, TaskGroup};
 use crate::effect::Rejection;
 use crate::limits::Limits;
@@ -127,4 +128,15 @@ pub fn limits(limits: &Limits) -> Result<(), Rejection> {
         Some((field, value, least)) => Err(invalid(field, format!("{value} given, at least {least}"))),
         None => Ok(()),
     }
+}
+
+/// A window between a second and a day; a share in percent.
+pub(super) fn brake_policy(policy: &BrakePolicy) -> Result<(), Rejection> {
+    if policy.share_percent > 100 {
+        return Err(invalid("share_percent", format!("{}: allowed are 0 to 100", policy.share_percent)));
+    }
+    if !(1_000..=86_400_000).contains(&policy.window_ms) {
+        return Err(invalid("window_ms", format!("{}: allowed are 1000 to 86400000", policy.window_ms)));
+    }
+    Ok(())
 }

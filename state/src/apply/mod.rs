@@ -3,6 +3,7 @@
 //! What always holds: a command that is rejected has changed nothing; a batch of an older reign changes nothing at all;
 //! nothing here depends on anything but the state and the entry.
 
+mod brake;
 mod check;
 mod expiry;
 mod reports;
@@ -156,6 +157,9 @@ impl<'a> Step<'a> {
             Command::Reports { worker, incarnation, reports } => Ok(self.reports(*worker, *incarnation, reports)),
             Command::SetLimits(limits) => self.set_limits(limits),
             Command::SetFormatLevel(level) => self.set_format_level(*level),
+            Command::SetBrakePolicy(policy) => self.set_brake_policy(*policy),
+            Command::EngageBrake => self.engage_brake(),
+            Command::ReleaseBrake => self.release_brake(),
             Command::ElectionReport(report) => {
                 self.events.push(Event::ElectionReport(*report));
                 Ok(Reply::Done)

@@ -117,6 +117,7 @@ impl Step<'_> {
         self.state.registry.rename(id, &ask.name);
         self.connect(id, ask);
         self.reconcile(id, ask, new_process);
+        self.spoke(id);
         self.tell(
             id,
             match new_process || offline.is_some() {
@@ -220,7 +221,7 @@ impl Step<'_> {
         self.find(&WorkerRef::Id(id))?;
         let meant = |worker: &&Worker| (worker.incarnation, worker.session) == (incarnation, session);
         if self.state.registry.get(id).filter(meant).is_some_and(|worker| worker.offline.is_none()) {
-            self.take_offline(id, OfflineReason::LeaseExpired, Outcome::WorkerLost, "the worker's lease ran out");
+            self.silent(id);
         }
         Ok(Reply::Done)
     }
@@ -234,6 +235,7 @@ impl Step<'_> {
         }
         if worker.offline.is_none() && worker.incarnation == incarnation {
             self.take_offline(id, OfflineReason::Left, Outcome::WorkerShutdown, "the worker left");
+            self.gone(id);
         }
         Ok(Reply::Done)
     }
@@ -241,10 +243,11 @@ impl Step<'_> {
     pub(super) fn evict(&mut self, worker: &WorkerRef) -> Answer {
         let id = self.find_living(worker)?;
         self.take_offline(id, OfflineReason::Evicted, Outcome::WorkerLost, "the worker was evicted");
+        self.gone(id);
         Ok(Reply::Worker(id))
     }
 
-    fn take_offline(&mut self, id: WorkerId, reason: OfflineReason, outcome: Outcome, message: &str) {
+    pub(super) fn take_offline(&mut self, id: WorkerId, reason: OfflineReason, outcome: Outcome, message: &str) {
         let open = self.state.registry.get(id).map(|worker| worker.open.clone()).unwrap_or_default();
         self.clear_timers(id);
         let since_ms = self.stamp.time_ms;
@@ -268,6 +271,7 @@ impl Step<'_> {
     pub(super) fn forget_worker(&mut self, id: WorkerId) {
         if self.state.registry.get(id).is_some_and(|worker| worker.offline.is_some()) {
             self.state.registry.remove(id);
+            self.state.brake.lost.remove(&id);
             self.state.plan.forget_worker(id);
         }
     }

@@ -25,6 +25,7 @@ pub enum Try {
     Limits { tight: bool },
     Init(u8),
     Level(u8),
+    Brake { how: u8, share: u8 },
 }
 
 /// One log entry: who proposes, when, what.
@@ -67,6 +68,7 @@ fn any_try() -> impl Strategy<Value = Try> {
         1 => any::<bool>().prop_map(|tight| Try::Limits { tight }),
         1 => any::<u8>().prop_map(Try::Init),
         1 => any::<u8>().prop_map(Try::Level),
+        1 => (0..6u8, any::<u8>()).prop_map(|(how, share)| Try::Brake { how, share }),
     ]
 }
 
@@ -262,6 +264,13 @@ fn command(state: &State, attempt: &Try) -> Command {
             let limits = if *n == 0 { Limits { lease_ms: 0, ..tight_limits() } } else { tight_limits() };
             Command::InitCluster { cluster_id: format!("c{n}"), limits }
         }
+        Try::Brake { how: 0, .. } => Command::EngageBrake,
+        Try::Brake { how: 1 | 2, .. } => Command::ReleaseBrake,
+        Try::Brake { how, share } => Command::SetBrakePolicy(BrakePolicy {
+            share_percent: u32::from(*share) % 110,
+            window_ms: if *how == 3 { 500 } else { u64::from(*share) * 400 },
+            workers_min: u32::from(*share) % 3,
+        }),
         Try::Level(n) => Command::SetFormatLevel((*n / 128).into()),
     }
 }

@@ -212,6 +212,15 @@ impl Cluster for Shared {
     async fn remove_master(&self, _: Request<RemoveMasterRequest>) -> Result<Response<MembershipResponse>, Status> {
         Err(Status::unimplemented("test"))
     }
+    async fn audit(&self, _: Request<AuditRequest>) -> Result<Response<AuditResponse>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+    async fn set_brake(&self, _: Request<SetBrakeRequest>) -> Result<Response<SetBrakeResponse>, Status> {
+        Err(Status::unimplemented("test"))
+    }
     async fn save_snapshot(
         &self,
         _: Request<SaveSnapshotRequest>,

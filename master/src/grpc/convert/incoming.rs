@@ -9,8 +9,8 @@ use bytes::Bytes;
 use steersman_proto::v1 as pb;
 use steersman_proto::worker::v1 as worker_pb;
 use steersman_state::{
-    Command, Ended, News, OpenSession, Outcome, Report, RequestId, TaskFilter, TaskId, TaskState, Token, WorkerId,
-    WorkerMode, WorkerRef, WorkerUid,
+    BrakePolicy, Command, Ended, News, OpenSession, Outcome, Report, RequestId, TaskFilter, TaskId, TaskState, Token,
+    WorkerId, WorkerMode, WorkerRef, WorkerUid,
 };
 use steersman_world::Entropy;
 use tonic::Status;
@@ -39,6 +39,30 @@ const HELD_MAX: u64 = 1_000_000;
 const MESSAGE_BYTES_MAX: usize = 1_024;
 /// A handler's result; a longer one keeps one byte more, so that the state sees that it was cut.
 const RESULT_BYTES_MAX: usize = 4_096;
+
+/// What is asked of the brake. The state checks the policy's ranges.
+///
+/// # Errors
+/// An action that is not known, or no policy where one is set.
+pub fn brake_in(request: &pb::SetBrakeRequest) -> Result<Command, Status> {
+    use pb::BrakeAction;
+    let refused = |field: &str, problem: &str| {
+        let mut checks = Checks::default();
+        checks.add(field, problem);
+        checks.finish(Command::Tick)
+    };
+    match (request.action(), &request.policy) {
+        (BrakeAction::Engage, _) => Ok(Command::EngageBrake),
+        (BrakeAction::Release, _) => Ok(Command::ReleaseBrake),
+        (BrakeAction::SetPolicy, Some(policy)) => Ok(Command::SetBrakePolicy(BrakePolicy {
+            share_percent: policy.share_percent,
+            window_ms: policy.window_ms.into(),
+            workers_min: policy.workers_min,
+        })),
+        (BrakeAction::SetPolicy, None) => refused("policy", "is missing: give all of it"),
+        (BrakeAction::Unspecified, _) => refused("action", "is missing: SET_POLICY, ENGAGE or RELEASE"),
+    }
+}
 
 /// A caller's request id; one is made up for a caller that sent none (and then can't retry safely).
 ///

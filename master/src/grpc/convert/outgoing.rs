@@ -5,9 +5,10 @@
 
 use steersman_proto::v1 as pb;
 use steersman_state::{
-    AttemptView, Backoff, CancelResult, ElectionCause, ElectionReport, Event, EventEntry, ExplainReason, Explanation, Labels, LoadLevel,
-    OfflineReason, OnPartition, Outcome, Resources, RetryOn, RetryResult, TaskCounts, TaskSpec, TaskState, TaskView,
-    Work, WorkerChange, WorkerCounts, WorkerMode, WorkerStatus, WorkerView,
+    AttemptView, Backoff, BrakeChange, BrakeView, CancelResult, ElectionCause, ElectionReport, Event, EventEntry,
+    ExplainReason, Explanation, Labels, LoadLevel, OfflineReason, OnPartition, Outcome, Resources, RetryOn,
+    RetryResult, TaskCounts, TaskSpec, TaskState, TaskView, Work, WorkerChange, WorkerCounts, WorkerMode, WorkerStatus,
+    WorkerView,
 };
 
 use crate::node::{LeaderView, MemberAddr, MemberView, ReadStamp, Role};
@@ -353,6 +354,7 @@ fn event_out(event: &Event) -> pb::event::Kind {
         }),
         Event::TasksTrimmed { count } => Kind::TasksTrimmed(pb::TasksTrimmed { count: *count }),
         Event::ElectionReport(report) => Kind::ElectionReport(report_out(report)),
+        Event::Brake(change) => Kind::BrakeChanged(brake_change_out(*change)),
     }
 }
 
@@ -382,6 +384,40 @@ fn report_out(report: &ElectionReport) -> pb::ElectionReport {
     }
 }
 
+fn brake_change_out(change: BrakeChange) -> pb::BrakeChanged {
+    match change {
+        BrakeChange::Engaged { manual, silent, workers } => {
+            pb::BrakeChanged { engaged: true, manual, silent, workers, lost: 0 }
+        }
+        BrakeChange::Released { manual, declared } => {
+            pb::BrakeChanged { manual, lost: declared, ..pb::BrakeChanged::default() }
+        }
+    }
+}
+
+/// How the brake stands, at this cluster time.
+pub fn brake_out(brake: &BrakeView, now_ms: u64) -> pb::BrakeInfo {
+    let policy = &brake.policy;
+    pb::BrakeInfo {
+        engaged: brake.engaged_since_ms.is_some(),
+        engaged_for_ms: brake.engaged_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
+        manual: brake.manual,
+        held: narrow(brake.held_total),
+        lost: narrow(brake.lost),
+        allowed: narrow(brake.allowed),
+        policy: Some(pb::BrakePolicy {
+            share_percent: policy.share_percent,
+            window_ms: narrow(policy.window_ms),
+            workers_min: policy.workers_min,
+        }),
+        held_ids: brake.held.iter().map(|worker| worker.0).collect(),
+    }
+}
+
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
 fn change_out(worker_id: u64, change: &WorkerChange) -> pb::WorkerChanged {
     let (word, reason) = match change {
         WorkerChange::Registered { .. } => ("registered", ""),
@@ -393,6 +429,7 @@ fn change_out(worker_id: u64, change: &WorkerChange) -> pb::WorkerChanged {
         WorkerChange::Config => ("config", ""),
         WorkerChange::Offline(OfflineReason::Left) => ("left", ""),
         WorkerChange::Offline(OfflineReason::LeaseExpired) => ("lost", "its lease ran out"),
+        WorkerChange::Held => ("held", "its lease ran out, and the brake keeps its tasks with it"),
         WorkerChange::Offline(OfflineReason::Evicted) => ("evicted", "an operator declared it lost"),
     };
     let name = if let WorkerChange::Registered { name, .. } = change { name.clone() } else { String::new() };
