@@ -317,7 +317,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// If there is something else in it.
 pub fn make_folder(folder: &Path) -> Result<()> {
     let used = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-    if used && !folder.join("history.jsonl").exists() {
+    let ours = ["history.jsonl", "steersman-chaos"].iter().any(|name| folder.join(name).exists());
+    if used && !ours {
         anyhow::bail!("{} is not empty and holds no older run: name another folder with --out", folder.display());
     }
     if used {
