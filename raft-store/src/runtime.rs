@@ -20,6 +20,11 @@ thread_local! {
     static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
 }
 
+/// From now on this thread's Raft nodes draw from the sequence of `seed`; `None` gives them real randomness again.
+pub fn seed(seed: Option<u64>) {
+    SEED.set(seed);
+}
+
 /// What a simulation puts around a task: the result ends when the task has ended, or before, which ends the task.
 pub type Around = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
