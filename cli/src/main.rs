@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod context;
 mod dev;
+mod drill;
 mod events;
 mod exit;
 mod master;
@@ -71,6 +72,8 @@ enum Command {
     /// The cluster as a whole: facts, health, snapshots
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Rehearse a failure on a live cluster, and measure what it costs
+    Drill(drill::DrillArgs),
     /// What happened, in log order
     Events(events::EventsArgs),
     /// Check and show configuration
@@ -141,6 +144,8 @@ async fn operate(ctx: &Ctx, command: Command) -> Outcome {
         Command::Worker(command) => interruptible(worker::worker(ctx, command)).await,
         Command::Master(command) => interruptible(master::master(ctx, command)).await,
         Command::Cluster(command) => interruptible(cluster::cluster(ctx, command)).await,
+        // Ctrl-C heals first.
+        Command::Drill(args) => drill::drill(ctx, &args).await,
         Command::Events(args) => interruptible(events::events(ctx, &args)).await,
         Command::Config(command) => config::config(ctx, command),
         Command::Explain(args) => meta::explain(ctx, &args),
