@@ -59,19 +59,18 @@ impl Scribe {
         self.call(task % 64 + 100, at_us, 800, Call::Read { task, stale: false }, Outcome::Ok { answer });
     }
 
-    /// A task from its submit to its end: one attempt that is lost, one that ends it.
+    /// A task from its submit, which may take long, to its end: one attempt that is lost, one that ends it.
     fn task(&mut self, task: u64, at_us: u64, slow_us: u64) {
-        let slow = move |us: u64| us + slow_us;
         let index = self.entry(at_us + 500, vec![Event::Submitted { first: task, count: 1 }]);
         let answer = Answer::Submitted { first: task, count: 1, index };
         let submit = Call::Submit { request: format!("{task:032x}"), count: 1 };
-        self.call(task % 64, at_us, slow(900 + task % 700), submit, Outcome::Ok { answer });
+        self.call(task % 64, at_us.saturating_sub(slow_us), 900 + task % 700 + slow_us, submit, Outcome::Ok { answer });
         let mut tokens = Vec::new();
         for step in 0..2 {
             self.token += 1;
             let (token, worker) = (self.token, self.token % WORKERS);
             tokens.push(token);
-            let begin = at_us + slow_us + 2_000 + step * 4_000;
+            let begin = at_us + 2_000 + step * 4_000;
             self.entry(begin, vec![Event::Assigned { task, token, worker }, Event::Started { task, token }]);
             (0..3).for_each(|at| self.read(task, begin + 100 + at * 900, TaskState::Running, &tokens));
             let next = if step == 0 {
@@ -81,7 +80,7 @@ impl Scribe {
             };
             self.entry(begin + 3_500, vec![Event::Ended { task, token }, next]);
         }
-        let end = at_us + slow_us + 10_000;
+        let end = at_us + 10_000;
         (0..3).for_each(|at| self.read(task, end + at * 900, TaskState::Succeeded, &tokens));
     }
 }

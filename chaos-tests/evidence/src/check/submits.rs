@@ -115,7 +115,7 @@ fn fate(facts: &Facts<'_>, submit: &Acknowledged<'_>, task: u64) -> Fate {
         return Fate::Vanished { op: read.op.invoke.op };
     }
     let tale = facts.fold.tasks.get(&task);
-    let seen = reads.iter().filter_map(|read| read.view);
+    let mut seen = reads.iter().filter_map(|read| read.view);
     if tale.is_none() && seen.clone().next().is_none() {
         let (_, _, from, to, _) = submit.whereabouts(facts);
         let known = facts.log.stretch(to).is_some_and(|(begin, _)| begin <= from);
@@ -123,7 +123,7 @@ fn fate(facts: &Facts<'_>, submit: &Acknowledged<'_>, task: u64) -> Fate {
     }
     let finished = tale.is_some_and(|tale| tale.finished.is_some()) || seen.clone().any(|view| view.state.is_final());
     let state = tale.and_then(|tale| tale.points.last()).map(|point| point.state);
-    match state.or_else(|| seen.last().map(|view| view.state)) {
+    match state.or_else(|| seen.next_back().map(|view| view.state)) {
         Some(state) if facts.bounds.drained && !finished => Fate::Unfinished { state },
         _ => Fate::Good,
     }

@@ -136,7 +136,11 @@ pub fn table(head: &[&str], rows: &[Vec<Cell>]) -> String {
     if rows.is_empty() {
         return "<p class=\"quiet\">None.</p>".to_owned();
     }
-    let heads: String = head.iter().map(|text| format!("<th>{}</th>", escape(text))).collect();
+    // A heading stands over its column as the column does.
+    let numbers: Vec<bool> = rows[0].iter().map(|cell| cell.number).collect();
+    let class = |at: usize| if numbers.get(at) == Some(&true) { " class=\"n\"" } else { "" };
+    let head = head.iter().enumerate();
+    let heads: String = head.map(|(at, text)| format!("<th{}>{}</th>", class(at), escape(text))).collect();
     let row = |cells: &Vec<Cell>| format!("<tr>{}</tr>\n", cells.iter().map(Cell::html).collect::<String>());
     let rows: String = rows.iter().map(row).collect();
     format!("<div class=\"wide\"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>")
@@ -178,10 +182,10 @@ p { margin:8px 0; max-width:80ch } .quiet, figcaption { color:var(--quiet); font
   color:var(--onbadge); white-space:nowrap }
 .badge.good { background:var(--good) } .badge.bad { background:var(--bad) }
 .badge.unknown { background:var(--unknown) } .badge.plain { background:var(--plain) }
-.wide { overflow-x:auto } table { border-collapse:collapse; width:100%; background:var(--card); font-size:14px }
+.wide { overflow-x:auto } table { border-collapse:collapse; min-width:55%; background:var(--card); font-size:14px }
 th { text-align:left; font-weight:600; color:var(--quiet); font-size:12px }
 th, td { padding:5px 10px; border-bottom:1px solid var(--line); vertical-align:top; overflow-wrap:anywhere }
-td.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap }
+th.n, td.n { text-align:right } td.n { font-variant-numeric:tabular-nums; white-space:nowrap }
 figure { margin:10px 0 18px; background:var(--card); border:1px solid var(--line); border-radius:6px; padding:10px }
 figcaption { margin-top:6px } svg { display:block; width:100%; height:auto }
 pre { background:var(--card); border:1px solid var(--line); border-radius:6px; padding:10px; overflow-x:auto;
@@ -199,7 +203,7 @@ svg .f-s4 { fill:var(--s4) } svg .f-s5 { fill:var(--s5) } svg .f-s6 { fill:var(-
 svg .l-good { stroke:var(--good) } svg .l-bad { stroke:var(--bad) } svg .l-unknown { stroke:var(--unknown) }
 svg .l-plain { stroke:var(--plain) } svg .l-s1 { stroke:var(--s1) } svg .l-s2 { stroke:var(--s2) }
 svg .l-s3 { stroke:var(--s3) } svg .l-s4 { stroke:var(--s4) } svg .l-s5 { stroke:var(--s5) } svg .l-s6 { stroke:var(--s6) }
-svg .open { stroke-dasharray:4 3; fill-opacity:.35 }
+svg .column { shape-rendering:crispEdges } svg .open { stroke-dasharray:4 3; fill-opacity:.35 }
 @media print { body { background:#fff } details > * { display:block } }
 ";
 

@@ -194,7 +194,7 @@ fn fact_table(history: &History) -> String {
     let run = &history.run;
     let mut facts: Vec<(String, String)> = vec![
         ("version".into(), run.version.clone()),
-        ("began (UTC)".into(), date(run.began_wall_ms)),
+        ("began (UTC)".into(), if run.began_wall_ms > 0 { date(run.began_wall_ms) } else { String::new() }),
         ("lasted".into(), time(history.end_us)),
         ("masters, workers".into(), format!("{}, {}", run.masters, run.workers)),
         ("operations".into(), history.ops.len().to_string()),
@@ -204,6 +204,7 @@ fn fact_table(history: &History) -> String {
         ("faults wanted".into(), run.faults_wanted.join(", ")),
     ];
     facts.extend(run.facts.iter().map(|(name, value)| (name.clone(), value.clone())));
+    facts.retain(|(_, value)| !value.is_empty());
     let rows: Vec<_> = facts.into_iter().map(|(name, value)| vec![Cell::text(name), Cell::text(value)]).collect();
     table(&["", ""], &rows)
 }

@@ -8,8 +8,8 @@ use super::page::escape;
 /// Width of every drawing, in its own units: what fits a laptop without scaling.
 const WIDTH: f64 = 1120.0;
 /// Room for names at the left.
-const LEFT: f64 = 108.0;
-const RIGHT: f64 = 14.0;
+const LEFT: f64 = 136.0;
+const RIGHT: f64 = 26.0;
 /// Room for the legend above a plot.
 const HEAD: f64 = 20.0;
 /// Room for the time axis below.
@@ -193,7 +193,7 @@ pub struct Lane {
     pub name: String,
     /// Bars; those that overlap get rows of their own.
     pub bars: Vec<Bar>,
-    /// Moments, drawn over the bars.
+    /// Moments, in a row of their own.
     pub marks: Vec<Mark>,
 }
 
@@ -204,10 +204,11 @@ impl Plot {
         let top = HEAD + rows as f64 * LABEL_ROW;
         let (height, bottom) = (f64::from(self.height), top + f64::from(self.height));
         let y = Heights { scale: self.scale, range: self.range(), top, height };
-        let mut body = shades(self.span, &self.bands, top, bottom);
-        body.push_str(&labels);
-        body.push_str(&self.grid(&y));
+        let mut body = self.grid(&y);
         body.push_str(&self.columns(&y, bottom));
+        // Over the columns, or these would hide it.
+        body.push_str(&shades(self.span, &self.bands, top, bottom));
+        body.push_str(&labels);
         self.lines.iter().for_each(|line| body.push_str(&self.line(line, &y)));
         body.push_str(&self.legend());
         body.push_str(&time_axis(self.span, top, bottom));
@@ -256,9 +257,11 @@ impl Plot {
             for (part, (_, colour)) in parts.iter().zip(&stack.layers).filter(|(part, _)| **part > 0.0) {
                 sum += part;
                 let above = y.at(sum);
-                let (width, high) = ((to - from - 0.3).max(0.4), (below - above).max(0.0));
+                // A seam between columns is seen only if they are wide.
+                let seam = if to - from > 4.0 { 0.5 } else { 0.0 };
+                let (width, high) = ((to - from - seam).max(0.4), (below - above).max(0.0));
                 body.push_str(&format!(
-                    "<rect class=\"f-{colour}\" x=\"{from:.1}\" y=\"{above:.1}\" width=\"{width:.1}\" height=\"{high:.1}\"/>"
+                    "<rect class=\"f-{colour} column\" x=\"{from:.1}\" y=\"{above:.1}\" width=\"{width:.1}\" height=\"{high:.1}\"/>"
                 ));
                 below = above;
             }
@@ -267,19 +270,21 @@ impl Plot {
     }
 
     fn line(&self, line: &Line, y: &Heights) -> String {
-        let (mut path, mut down) = (String::new(), false);
-        for (at_us, value) in &line.points {
-            if let Some(value) = value.filter(|value| value.is_finite()) {
-                let letter = if down { 'L' } else { 'M' };
-                path.push_str(&format!("{letter}{:.1} {:.1}", self.span.x(*at_us), y.at(value)));
-                // A stroke of no length, so that a lonely point is seen.
-                if !down {
-                    path.push_str("h.01");
-                }
+        let (mut path, mut dots) = (String::new(), String::new());
+        let seen = |at: usize| line.points.get(at).and_then(|point| point.1).filter(|value| value.is_finite());
+        for (at, (at_us, _)) in line.points.iter().enumerate() {
+            let Some(value) = seen(at) else { continue };
+            let (x, height) = (self.span.x(*at_us), y.at(value));
+            let (before, after) = (at.checked_sub(1).and_then(seen), seen(at + 1));
+            path.push_str(&format!("{}{x:.1} {height:.1}", if before.is_some() { 'L' } else { 'M' }));
+            if before.is_none() && after.is_none() {
+                dots.push_str(&format!(
+                    "<circle class=\"f-{}\" cx=\"{x:.1}\" cy=\"{height:.1}\" r=\"2.5\"/>",
+                    line.colour
+                ));
             }
-            down = value.is_some();
         }
-        format!("<path class=\"line l-{}\" stroke-linecap=\"round\" d=\"{path}\"/>", line.colour)
+        format!("<path class=\"line l-{}\" d=\"{path}\"/>{dots}", line.colour)
     }
 
     fn legend(&self) -> String {
@@ -303,7 +308,7 @@ impl Plot {
 pub fn lanes(span: Span, lanes: &[Lane], bands: &[Band]) -> String {
     let (labels, rows) = label_rows(span, bands, 2.0);
     let top = 4.0 + rows as f64 * LABEL_ROW;
-    let packed: Vec<(Vec<usize>, usize)> = lanes.iter().map(|lane| pack(&lane.bars)).collect();
+    let packed: Vec<(Vec<usize>, usize)> = lanes.iter().map(rows_of).collect();
     let bottom = top + packed.iter().map(|(_, rows)| lane_height(*rows)).sum::<f64>();
     let mut body = shades(span, bands, top, bottom) + &labels;
     let mut y = top;
@@ -313,6 +318,57 @@ pub fn lanes(span: Span, lanes: &[Lane], bands: &[Band]) -> String {
     }
     body.push_str(&time_axis(span, top, bottom));
     frame(bottom + FOOT, &body)
+}
+
+/// A row for each bar, below a row for the marks if there are both, and the number of rows.
+fn rows_of(lane: &Lane) -> (Vec<usize>, usize) {
+    let (mut rows, count) = pack(&lane.bars);
+    if lane.marks.is_empty() || lane.bars.is_empty() {
+        return (rows, count);
+    }
+    rows.iter_mut().for_each(|row| *row += 1);
+    (rows, count + 1)
+}
+
+/// A row of [`rows`]: a text, and a bar between two places from 0 to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// At the left, whole.
+    pub label: String,
+    /// In its tooltip.
+    pub tip: String,
+    /// Where the bar begins.
+    pub from: f64,
+    /// Where it ends; `None` if it has no end.
+    pub to: Option<f64>,
+    /// Colour, as [`Line::colour`].
+    pub colour: &'static str,
+}
+
+/// Bars beside their texts, one row each, without an axis: for what has an order, but no scale.
+pub fn rows(rows: &[Row]) -> String {
+    let longest = rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0) as f64;
+    let left = (longest * 6.9 + 20.0).min(WIDTH * 0.6);
+    let mut body = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        let (y, room) = (4.0 + at as f64 * LANE, WIDTH - left - RIGHT);
+        let (from, to) = (left + room * row.from, left + room * row.to.unwrap_or(1.0));
+        let open = if row.to.is_none() { " open" } else { "" };
+        body.push_str(&format!(
+            "<g><title>{}</title><text x=\"4\" y=\"{:.1}\">{}</text>\
+             <line class=\"grid\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{:.1}\" y2=\"{:.1}\"/>\
+             <rect class=\"f-{colour} l-{colour}{open}\" x=\"{from:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\"/></g>",
+            escape(&row.tip),
+            y + LANE / 2.0 + 1.0,
+            escape(&clip(&row.label, left)),
+            y + LANE - 3.0,
+            y + LANE - 3.0,
+            (to - from).max(6.0),
+            LANE - 8.0,
+            colour = row.colour,
+        ));
+    }
+    frame(8.0 + rows.len() as f64 * LANE, &body)
 }
 
 fn lane_height(rows: usize) -> f64 {
@@ -517,13 +573,12 @@ fn nice(value: f64) -> f64 {
 
 /// A number beside an axis.
 fn short(value: f64) -> String {
-    let text = match value {
+    match value {
         value if value >= 1e6 => format!("{} M", value / 1e6),
         value if value >= 1e4 => format!("{} k", value / 1e3),
         value if value >= 1.0 => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
         value => format!("{value}"),
-    };
-    text
+    }
 }
 
 #[cfg(test)]

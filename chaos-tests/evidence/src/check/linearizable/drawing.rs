@@ -2,7 +2,7 @@
 //!
 //! What always holds: places stand for the order of times and not for their distances, so that short operations are seen too.
 
-use crate::report::svg::{Bar, Lane, Span, lanes, time};
+use crate::report::svg::{self, time};
 
 /// Columns of a drawing in text.
 const COLUMNS: usize = 60;
@@ -46,28 +46,20 @@ impl Drawing {
 
     /// As a drawing for a report.
     pub fn svg(&self) -> String {
-        let scale = 1_000;
+        let share = |place: usize| place as f64 / COLUMNS as f64;
         let drawn = self.rows.iter().zip(self.places()).map(|(row, (from, to))| {
-            let open = to.is_none();
-            let end = to.unwrap_or(COLUMNS) as u64 * scale;
-            let colour = if row.culprit {
-                "bad"
-            } else if open {
-                "unknown"
-            } else {
-                "s1"
+            let colour = match (row.culprit, to) {
+                (true, _) => "bad",
+                (false, None) => "unknown",
+                (false, Some(_)) => "s1",
             };
-            let span = Span::new(from as u64 * scale, end.max(from as u64 * scale + scale / 2));
-            let times = match row.to_us {
+            let tip = match row.to_us {
                 u64::MAX => format!("from {}, outcome unknown", time(row.from_us)),
                 to_us => format!("{} to {}", time(row.from_us), time(to_us)),
             };
-            (row, Bar { span, label: format!("{}: {times}", row.label), colour, open })
+            svg::Row { label: row.label.clone(), tip, from: share(from), to: to.map(share), colour }
         });
-        let name = |row: &Row| row.label.split_whitespace().next().unwrap_or_default().to_owned();
-        let all: Vec<Lane> =
-            drawn.map(|(row, bar)| Lane { name: name(row), bars: vec![bar], marks: Vec::new() }).collect();
-        lanes(Span::new(0, COLUMNS as u64 * scale), &all, &[])
+        svg::rows(&drawn.collect::<Vec<_>>())
     }
 
     /// Columns of each row: where it begins, and where it ends unless it is open.
