@@ -6,3 +6,6 @@ compile_error!("the simulation needs --cfg tokio_unstable (see .cargo/config.tom
 pub mod fast;
 pub mod full;
 pub mod run;
+pub mod sweep;
+pub mod timeline;
+pub mod weather;

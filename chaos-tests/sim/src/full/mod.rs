@@ -1,240 +1,296 @@
-//! The production masters, workers and client in one thread, under simulated time, network and disks, from one seed.
+//! The whole stack in one thread: masters, workers, clients, operator and followers of the event stream over simulated TCP, disks
+//! and clocks, under faults that are drawn from the seed.
 //!
-//! One process runs one seed: thread-local randomness and tokio's own are seeded at its start. What always holds: the same
-//! seed gives the same history, byte for byte. What it does not do (yet): partitions, torn writes, slow disks.
+//! One process runs one seed: thread-local randomness and tokio's own are seeded at its start. What always holds: the same seed
+//! gives the same records, byte for byte; after the last fault everything is healed, and a run that does not come to rest within its
+//! bounds is a bad verdict, not an error. What it does not do: duplicate or reorder messages, which TCP does not either (the fast
+//! engine does), or crash between two awaits of one step of a millisecond.
 
+#[path = "../../../src/chaos/answers.rs"]
+mod answers;
+mod cast;
+mod clients;
+mod inspect;
+mod links;
+mod nemesis;
+mod operator;
+mod recorder;
+mod work;
 mod world;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use steersman_client::Client;
-use steersman_master::config::MasterConfig;
-use steersman_master::node::Node;
-use steersman_master::{Running, Surroundings};
-use steersman_proto::v1::{Handler as HandlerWork, TaskGroup, TaskSpec, task_spec};
-use steersman_raft_store::{CrashMode, MemDisk};
-use steersman_worker::{Handler, HandlerContext, HandlerError};
-use steersman_world::{Entropy as _, SeededEntropy, Spawner};
+use steersman_evidence::Bounds;
+use steersman_evidence::history::History;
+use steersman_evidence::record::{FORMAT, Record, Run};
+use steersman_evidence::verdict::Verdict;
+use steersman_world::{Entropy as _, SeededEntropy};
 
-pub use world::{elapsed, world};
+use cast::{Masters, Setting, host_master, host_worker};
+use clients::{Caller, Wishes};
+use inspect::Inspector;
+use nemesis::Nemesis;
+use recorder::Recorder;
 
-const MASTERS: u64 = 3;
-const WORKERS: u64 = 2;
-/// Tasks of the run: enough to be in every state when the leader dies.
-const TASKS: u64 = 120;
-/// Far more simulated time than a run needs.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::run::{Options, Outcome};
+use crate::weather;
 
-/// What happened, as text, with simulated times.
-#[derive(Clone, Default)]
-struct History(Rc<RefCell<String>>);
+/// Simulated seconds under faults, unless asked for otherwise.
+const SECONDS: u64 = 60;
+/// One step.
+const TICK: Duration = Duration::from_millis(1);
+/// From the last fault until every task is finished: the queue of a flood, the longest backoff, and leases that have to run out.
+const DRAIN_MS: u64 = 60_000;
+/// From there until everything is read and the masters agree.
+const REST_MS: u64 = 20_000;
+/// Hosts of clients, of the auditor, of the operator and of followers.
+const CALLERS: &[&str] = &["c1", "c2", "c3", "audit", "operator", "f1", "f2"];
+/// What a reachable worker may need at most beyond its lease: connections that died in a partition have to be found dead first.
+const PUNISH_EXTRA_MS: u64 = 8_000;
 
-impl History {
-    fn note(&self, what: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.0.borrow_mut(), "{:>9.3} {what}", elapsed().as_secs_f64());
-    }
-}
-
-/// The masters that run now, for looking inside once the run is over.
-type Nodes = Rc<RefCell<BTreeMap<u64, Arc<Node>>>>;
-
-/// Submits work to three masters, kills the leader in the middle, restarts it, and waits until everything is finished and
-/// the masters agree. Returns the history.
+/// One run from a seed.
 ///
 /// # Errors
-/// Whatever went wrong: a promise that was not kept, or a run that does not end.
-pub fn run(seed: u64, wall_shift_ms: u64) -> anyhow::Result<String> {
+/// Whatever keeps the run from being run at all; broken promises are verdicts.
+pub fn run(seed: u64, options: &Options) -> anyhow::Result<Outcome> {
     steersman_raft_store::runtime::seed(Some(seed));
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(LIMIT)
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(Duration::from_micros(200))
-        .max_message_latency(Duration::from_millis(3))
-        .tcp_capacity(4_096)
-        .build();
-    let (history, nodes) = (History::default(), Nodes::default());
-    let disks: BTreeMap<u64, MemDisk> = (1..=MASTERS).map(|id| (id, MemDisk::new())).collect();
-    for (id, disk) in &disks {
-        host_master(&mut sim, seed, wall_shift_ms, *id, disk.clone(), nodes.clone());
+    let setting = Setting::draw(seed, options.masters, options.wall_shift_ms);
+    let mut stage = Stage::build(&setting, options)?;
+    watch_for_panics();
+    let came = stage.play();
+    if let Err(error) = came {
+        stage.recorder.problem(format!("the run broke off: {error:#}"));
     }
-    let folder = tempfile::tempdir()?;
-    for id in 1..=WORKERS {
-        host_worker(&mut sim, seed, wall_shift_ms, id, folder.path().join(format!("w{id}")));
-    }
-    let done = Rc::new(RefCell::new(false));
-    host_client(&mut sim, seed, wall_shift_ms, history.clone(), done.clone());
-    let mut killer = Killer::new(seed);
-    while !*done.borrow() {
-        sim.step().map_err(|error| anyhow::anyhow!("seed {seed}: {error}"))?;
-        killer.step(&mut sim, &nodes, &disks, &history);
-        anyhow::ensure!(sim.elapsed() < LIMIT - Duration::from_secs(1), "seed {seed}: the run does not end");
-    }
-    anyhow::ensure!(killer.killed, "seed {seed}: the work was over before the leader was killed");
-    for _ in 0..20_000 {
-        if agreed(&nodes, &history, seed)? {
-            let text = history.0.borrow().clone();
-            return Ok(text);
-        }
-        sim.step().map_err(|error| anyhow::anyhow!("seed {seed}: {error}"))?;
-        killer.step(&mut sim, &nodes, &disks, &history);
-    }
-    anyhow::bail!("seed {seed}: the masters did not reach the same index")
+    Ok(stage.judge())
 }
 
-fn host_master(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, disk: MemDisk, nodes: Nodes) {
-    let lives = Rc::new(RefCell::new(0_u64));
-    sim.host(format!("m{id}"), move || {
-        let (disk, nodes, lives) = (disk.clone(), nodes.clone(), lives.clone());
-        async move {
-            *lives.borrow_mut() += 1;
-            let numbers = seed ^ (id << 32) ^ (*lives.borrow() << 48);
-            let surroundings = Surroundings { disk: Arc::new(disk), raft: Spawner::ambient(), api: Spawner::ambient() };
-            let running: Running =
-                steersman_master::start(master_config(id)?, world(numbers, shift), surroundings).await?;
-            nodes.borrow_mut().insert(id, running.node.clone());
-            running.until(std::future::pending()).await?;
-            Ok(())
-        }
-    });
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// tokio keeps panics of tasks to itself: they are told here, and judged at the end.
+fn watch_for_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICKED.store(true, Ordering::Relaxed);
+        before(info);
+    }));
 }
 
-fn master_config(id: u64) -> anyhow::Result<MasterConfig> {
-    let mut text = format!("node_id = {id}\ninsecure = true\ndata_dir = \"unused\"\n[listen]\n");
-    text += "api = \"0.0.0.0:7400\"\nraft = \"0.0.0.0:7401\"\nhttp = \"0.0.0.0:7402\"\n";
-    for id in 1..=MASTERS {
-        write!(text, "[[masters]]\nid = {id}\napi = \"m{id}:7400\"\nraft = \"m{id}:7401\"\nhttp = \"m{id}:7402\"\n")?;
-    }
-    text += "[raft]\nsnapshot_entries = 100\nkeep_entries = 20\n";
-    Ok(MasterConfig::parse(&text, "simulated")?)
+/// Everything of a run.
+struct Stage {
+    setting: Setting,
+    recorder: Recorder,
+    masters: Masters,
+    wishes: Wishes,
+    nemesis: Nemesis,
+    inspector: Inspector,
+    sim: turmoil::Sim<'static>,
+    storms_end_ms: u64,
+    drained_ms: Option<u64>,
 }
 
-fn addresses() -> Vec<String> {
-    (1..=MASTERS).map(|id| format!("m{id}:7400")).collect()
-}
-
-fn host_worker(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, id: u64, folder: std::path::PathBuf) {
-    sim.host(format!("w{id}"), move || {
-        let folder = folder.clone();
-        async move {
-            let mut config = steersman_worker::config::WorkerConfig::default();
-            config.name = format!("w{id}");
-            config.data_dir = folder;
-            config.masters = addresses();
-            config.capacity = 4;
-            config.insecure = true;
-            let world = world(seed ^ (id << 40) ^ 0x77, shift);
-            let worker = steersman_worker::Worker::builder(config, world).handler("nap", Nap).build();
-            worker.run(std::future::pending()).await?;
-            Ok(())
-        }
-    });
-}
-
-/// A handler that sleeps for as many ms as its payload says.
-struct Nap;
-
-impl Handler for Nap {
-    fn run(&self, context: HandlerContext) -> BoxFuture<'static, Result<Bytes, HandlerError>> {
-        Box::pin(async move {
-            let ms = context.payload.first().copied().unwrap_or(0);
-            tokio::time::sleep(Duration::from_millis(u64::from(ms))).await;
-            Ok(Bytes::new())
-        })
-    }
-}
-
-fn host_client(sim: &mut turmoil::Sim<'_>, seed: u64, shift: u64, history: History, done: Rc<RefCell<bool>>) {
-    sim.client("client", async move {
-        let world = world(seed ^ 0xC11E, shift);
-        let numbers = SeededEntropy::new(seed ^ 0x5EED);
-        let client = Client::builder(world).addresses(addresses()).timeout(Duration::from_secs(60)).build()?;
-        let mut submitted = 0;
-        while submitted < TASKS {
-            let count = (1 + numbers.below(5)).min(TASKS - submitted);
-            let reply = client.submit(vec![group(count as u32, numbers.below(120) as u8)]).await?;
-            history.note(format_args!("submitted {} +{} at {}", reply.first_id, reply.count, reply.log_index));
-            submitted += reply.count;
-            tokio::time::sleep(Duration::from_millis(numbers.below(120))).await;
-        }
-        let totals = client.wait(1, TASKS, Some(Duration::from_secs(60))).await?;
-        history.note(format_args!("finished {} of {TASKS}", totals.succeeded));
-        for id in 1..=TASKS {
-            let task = client.get(id).await?.task.unwrap_or_default();
-            let attempts: Vec<_> = task.attempts.iter().map(|a| (a.token, a.worker_id, a.outcome)).collect();
-            history.note(format_args!("task {id} state {} attempts {attempts:?}", task.state));
-        }
-        *done.borrow_mut() = true;
-        if totals.succeeded != TASKS {
-            return Err(format!("only {} of {TASKS} tasks succeeded", totals.succeeded).into());
-        }
-        Ok(())
-    });
-}
-
-fn group(count: u32, nap_ms: u8) -> TaskGroup {
-    let handler = HandlerWork { name: "nap".to_owned(), payload: vec![nap_ms].into() };
-    let work = Some(task_spec::Work::Handler(handler));
-    TaskGroup { spec: Some(TaskSpec { work, ..TaskSpec::default() }), count }
-}
-
-/// Kills the leader while work is under way (the submits alone take about 2.4 s), and starts it again later.
-struct Killer {
-    kill_at: Duration,
-    restart_at: Option<(u64, Duration)>,
-    killed: bool,
-}
-
-impl Killer {
-    fn new(seed: u64) -> Self {
-        let numbers = SeededEntropy::new(seed ^ 0xDEAD);
-        Self { kill_at: Duration::from_millis(600 + numbers.below(1_000)), restart_at: None, killed: false }
-    }
-
-    fn step(&mut self, sim: &mut turmoil::Sim<'_>, nodes: &Nodes, disks: &BTreeMap<u64, MemDisk>, history: &History) {
-        let now = sim.elapsed();
-        if !self.killed && now >= self.kill_at {
-            let leader = nodes.borrow().iter().find(|(_, node)| node.reign().is_some()).map(|(id, _)| *id);
-            if let Some(leader) = leader {
-                self.killed = true;
-                sim.crash(format!("m{leader}"));
-                disks[&leader].crash(CrashMode::LoseUnsynced);
-                nodes.borrow_mut().remove(&leader);
-                self.restart_at = Some((leader, now + Duration::from_millis(1_500)));
-                let _ = writeln!(history.0.borrow_mut(), "{:>9.3} killed leader m{leader}", now.as_secs_f64());
+impl Stage {
+    fn build(setting: &Setting, options: &Options) -> anyhow::Result<Self> {
+        let recorder = Recorder::default();
+        let seconds = options.seconds.unwrap_or(SECONDS);
+        let plan = weather::plan(setting.seed, seconds, |class| options.wants(class));
+        recorder.push(first_record(setting, seconds));
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(setting.seed)
+            .simulation_duration(Duration::from_secs(86_400))
+            .tick_duration(TICK)
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(Duration::from_millis(links::LATENCY_MS))
+            .tcp_capacity(4_096)
+            .build();
+        let (masters, wishes) = (Masters::default(), Wishes::default());
+        for id in 1..=setting.masters {
+            host_master(&mut sim, setting, &recorder, &masters, id);
+            if let Some(master) = masters.borrow().get(&id) {
+                nemesis::healthy(&master.disk, setting, id);
             }
         }
-        if let Some((id, at)) = self.restart_at
-            && now >= at
-        {
-            self.restart_at = None;
-            sim.bounce(format!("m{id}"));
-            let _ = writeln!(history.0.borrow_mut(), "{:>9.3} restarted m{id}", now.as_secs_f64());
+        for id in 1..=setting.workers {
+            host_worker(&mut sim, setting, &recorder, id);
+        }
+        host_callers(&mut sim, setting, &recorder, &wishes, &masters)?;
+        let nemesis = Nemesis::new(setting, &recorder, &masters, &wishes, plan);
+        let (setting, inspector) = (setting.clone(), Inspector::default());
+        let storms_end_ms = seconds * 1_000;
+        Ok(Self { setting, recorder, masters, wishes, nemesis, inspector, sim, storms_end_ms, drained_ms: None })
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.recorder.now_us() / 1_000
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        self.sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
+        self.recorder.set_now(self.sim.elapsed().as_micros() as u64);
+        self.nemesis.step(&mut self.sim);
+        self.inspector.look(&self.masters, &self.recorder);
+        Ok(())
+    }
+
+    /// The whole course of it.
+    fn play(&mut self) -> anyhow::Result<()> {
+        while self.now_ms() < self.storms_end_ms {
+            self.step()?;
+        }
+        self.nemesis.heal(&mut self.sim);
+        self.recorder.note("nemesis", "everything is healed; no new work");
+        self.wishes.stop.set(true);
+        let healed_ms = self.now_ms();
+        while !self.at_rest() {
+            anyhow::ensure!(
+                self.now_ms() < healed_ms + DRAIN_MS,
+                "not drained within {DRAIN_MS} ms: {}",
+                self.state_of_things()
+            );
+            self.step()?;
+        }
+        self.drained_ms = Some(self.now_ms() - healed_ms);
+        self.recorder.note("nemesis", "every task is finished");
+        self.wishes.read_all.set(true);
+        let drained_ms = self.now_ms();
+        while !(self.wishes.all_read.get() && self.agreed()) {
+            anyhow::ensure!(
+                self.now_ms() < drained_ms + REST_MS,
+                "no agreement within {REST_MS} ms: {}",
+                self.state_of_things()
+            );
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Voters by the word of the leader.
+    fn voters(&self) -> Vec<u64> {
+        let masters = self.masters.borrow();
+        let leader = masters.values().filter_map(|master| master.node.as_ref()).find(|node| node.reign().is_some());
+        leader.map_or(Vec::new(), |node| node.state.read().voters().iter().map(|id| id.0).collect())
+    }
+
+    /// No errand, no client at work, and no task unfinished on any voter.
+    fn at_rest(&self) -> bool {
+        let idle = self.wishes.errands.borrow().is_empty() && !self.wishes.busy.get();
+        if !idle || self.wishes.stopped.get() < 3 {
+            return false;
+        }
+        let (voters, masters) = (self.voters(), self.masters.borrow());
+        let finished = |id: &u64| {
+            let node = masters.get(id).and_then(|master| master.node.as_ref());
+            node.is_some_and(|node| unfinished(&node.state.read().counts()) == 0)
+        };
+        !voters.is_empty() && voters.iter().all(finished)
+    }
+
+    fn agreed(&mut self) -> bool {
+        let voters = self.voters();
+        !voters.is_empty() && self.inspector.agreed(&self.masters, &voters, &self.recorder)
+    }
+
+    fn state_of_things(&self) -> String {
+        let masters = self.masters.borrow();
+        let tell = |(id, master): (&u64, &cast::Master)| match &master.node {
+            Some(node) => {
+                let (status, left) = (node.status(), unfinished(&node.state.read().counts()));
+                format!(
+                    "m{id} {:?} term {} at {} with {left} tasks unfinished",
+                    status.role, status.term, status.applied
+                )
+            }
+            None => format!("m{id} does not run (parked {}, gone {}, {:?})", master.parked, master.gone, master.exit),
+        };
+        let masters: Vec<String> = masters.iter().map(tell).collect();
+        let (clients, errands) = (self.wishes.stopped.get(), self.wishes.errands.borrow().len());
+        format!(
+            "{}; {clients} clients stopped, {errands} errands left, busy {}",
+            masters.join("; "),
+            self.wishes.busy.get()
+        )
+    }
+
+    fn judge(self) -> Outcome {
+        let simulated_ms = self.now_ms();
+        if PANICKED.load(Ordering::Relaxed) {
+            self.recorder.problem("something panicked: see stderr".to_owned());
+        }
+        let bounds = self.bounds();
+        let (records, mut coverage, problems) = self.recorder.close();
+        coverage.insert("drained within ms".to_owned(), self.drained_ms.unwrap_or(DRAIN_MS));
+        let mut verdicts = vec![Verdict::of("inside", coverage.get("reigns").copied().unwrap_or(0), problems)];
+        verdicts.extend(steersman_evidence::check(&History::from_records(records.clone()), &bounds));
+        Outcome { records, verdicts, coverage, simulated_ms }
+    }
+
+    /// Coverage is judged over a whole sweep; what one run must show is that it came to rest.
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            drained: true,
+            recovery_us: Some(DRAIN_MS * 1_000),
+            drain_us: Some((DRAIN_MS + REST_MS) * 1_000),
+            punish_after_us: Some((self.setting.lease_ms + PUNISH_EXTRA_MS) * 1_000),
+            ..Bounds::none()
         }
     }
 }
 
-/// Whether all masters are at the same index. Then they must have the same digest, and their invariants must hold.
-fn agreed(nodes: &Nodes, history: &History, seed: u64) -> anyhow::Result<bool> {
-    let nodes = nodes.borrow();
-    let at = |node: &Arc<Node>| node.state.read().applied_index();
-    let indexes: Vec<u64> = nodes.values().map(at).collect();
-    if indexes.len() as u64 != MASTERS || indexes.windows(2).any(|pair| pair[0] != pair[1]) {
-        return Ok(false);
+fn unfinished(counts: &steersman_state::view::TaskCounts) -> u64 {
+    counts.pending + counts.scheduled + counts.running + counts.retrying
+}
+
+fn first_record(setting: &Setting, seconds: u64) -> Record {
+    let facts = BTreeMap::from([
+        ("seconds".to_owned(), seconds.to_string()),
+        ("lease_ms".to_owned(), setting.lease_ms.to_string()),
+        ("capacity".to_owned(), setting.capacity.to_string()),
+        ("raft".to_owned(), setting.raft.replace('\n', "; ")),
+    ]);
+    Record::Run(Run {
+        format: FORMAT,
+        kind: "sim".to_owned(),
+        seed: setting.seed,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        masters: setting.masters,
+        workers: setting.workers,
+        began_wall_ms: world::EPOCH_MS,
+        faults_wanted: Vec::new(),
+        facts,
+    })
+}
+
+fn host_callers(
+    sim: &mut turmoil::Sim<'static>,
+    setting: &Setting,
+    recorder: &Recorder,
+    wishes: &Wishes,
+    masters: &Masters,
+) -> anyhow::Result<()> {
+    for (number, name) in CALLERS.iter().enumerate() {
+        let (setting, recorder, wishes, masters) = (setting.clone(), recorder.clone(), wishes.clone(), masters.clone());
+        let process = number as u64 + 1;
+        sim.host(*name, move || {
+            let (setting, recorder, wishes, masters) =
+                (setting.clone(), recorder.clone(), wishes.clone(), masters.clone());
+            async move {
+                let caller = Caller::new(&setting, &recorder, process)?;
+                match *name {
+                    "audit" => caller.audit(wishes).await,
+                    "operator" => operator::live(caller, wishes, masters).await,
+                    "f1" => clients::follow(setting, recorder, 1).await?,
+                    "f2" => clients::follow(setting, recorder, 2).await?,
+                    _ => {
+                        // Not all at once.
+                        let numbers = SeededEntropy::new(setting.seed ^ process);
+                        tokio::time::sleep(Duration::from_millis(200 + numbers.below(500))).await;
+                        caller.live(wishes).await;
+                    }
+                }
+                Ok(())
+            }
+        });
     }
-    let digests: Vec<u128> = nodes.values().map(|node| node.state.read().digest()).collect();
-    let same = digests.windows(2).all(|pair| pair[0] == pair[1]);
-    anyhow::ensure!(same, "seed {seed}: replicas differ at index {}: {digests:x?}", indexes[0]);
-    for node in nodes.values() {
-        node.state.read().check().map_err(|violation| anyhow::anyhow!("seed {seed}: {violation}"))?;
-    }
-    let _ = writeln!(history.0.borrow_mut(), "agreed at {} on {:032x}", indexes[0], digests[0]);
-    Ok(true)
+    Ok(())
 }

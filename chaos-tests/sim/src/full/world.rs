@@ -2,23 +2,33 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::future::BoxFuture;
 use futures::stream::StreamExt as _;
 use steersman_world::{BoxIo, Clock, Incoming, Net, SeededEntropy, World};
 use tokio::time::Instant;
 
-/// Unix time at which every simulation begins: an arbitrary fixed date, only ever shown.
-const EPOCH_MS: u64 = 1_700_000_000_000;
+use super::recorder::Recorder;
 
-/// The world of one simulated host. `shift_ms` moves its wall clock, which must change nothing.
-pub fn world(seed: u64, shift_ms: u64) -> World {
-    World { clock: Arc::new(SimClock { shift_ms }), entropy: Arc::new(SeededEntropy::new(seed)), net: Arc::new(SimNet) }
+/// Unix time at which every simulation begins: an arbitrary fixed date, only ever shown.
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// How far a host's wall clock is off, in ms. Shared by the host's lives.
+pub type WallOffset = Arc<AtomicI64>;
+
+/// The world of one simulated host.
+pub fn world(seed: u64, wall: WallOffset, recorder: Recorder) -> World {
+    World {
+        clock: Arc::new(SimClock { wall, recorder }),
+        entropy: Arc::new(SeededEntropy::new(seed)),
+        net: Arc::new(SimNet),
+    }
 }
 
 struct SimClock {
-    shift_ms: u64,
+    wall: WallOffset,
+    recorder: Recorder,
 }
 
 impl Clock for SimClock {
@@ -27,13 +37,9 @@ impl Clock for SimClock {
     }
 
     fn wall_ms(&self) -> u64 {
-        EPOCH_MS + self.shift_ms + elapsed().as_millis() as u64
+        let offset = self.wall.load(Ordering::Relaxed);
+        (EPOCH_MS + self.recorder.now_us() / 1_000).saturating_add_signed(offset)
     }
-}
-
-/// Simulated time since the simulation began.
-pub fn elapsed() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 struct SimNet;
