@@ -15,10 +15,11 @@ pub mod place;
 pub mod proxy;
 pub mod router;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use steersman_client::{Client, World};
@@ -28,7 +29,7 @@ use self::ground::{Footing, Ground};
 use self::links::{Link, Links, Policy, Spot};
 use self::orders::Orders;
 use crate::cluster::{Cluster, Site as _};
-use crate::nemesis::InForce;
+use crate::nemesis::{Class, InForce};
 use crate::process::is_alive;
 use crate::settings::Settings;
 
@@ -67,9 +68,7 @@ pub struct Bed {
     cluster: Cluster,
     ground: Arc<Ground>,
     books: Books,
-    in_force: BTreeMap<u64, InForce>,
-    /// Of faults, to be given out next.
-    next_ticket: u64,
+    in_force: Vec<InForce>,
     /// Of masters: an id is never used twice in a cluster.
     next_master: u64,
 }
@@ -105,7 +104,7 @@ impl Bed {
         cluster.wait_workers(wanted.workers).await;
         let books = Books::new((1..=wanted.masters).collect());
         let next_master = wanted.masters + 1;
-        Ok(Self { cluster, ground, books, in_force: BTreeMap::new(), next_ticket: 0, next_master })
+        Ok(Self { cluster, ground, books, in_force: Vec::new(), next_master })
     }
 
     /// What this bed cannot do, each with its reason: to be told loudly.
@@ -217,7 +216,7 @@ impl Bed {
     }
 
     fn harms(&self) -> impl Iterator<Item = &Harm> {
-        self.in_force.values().map(|fault| &fault.harm)
+        self.in_force.iter().map(|fault| &fault.harm)
     }
 
     /// Nodes that ended although nothing was done to them that explains it, with their exit codes and last words. Each is
@@ -241,10 +240,9 @@ impl Bed {
     /// # Errors
     /// If that was not possible: with what was tried last.
     pub async fn heal_all(&mut self) -> Result<()> {
-        let tickets: Vec<u64> = self.in_force.keys().copied().collect();
         let mut first_error = Ok(());
-        for ticket in tickets {
-            let healed = self.take_back(ticket).await;
+        while let Some((class, since)) = self.in_force.first().map(|fault| (fault.class, fault.since)) {
+            let healed = self.take_back(class, since).await;
             first_error = first_error.and(healed);
         }
         // What could not come back while something else was wrong can now.
@@ -262,24 +260,27 @@ impl Bed {
         &mut self.cluster
     }
 
-    /// Puts a fault on the books and returns its number.
-    pub(crate) fn enter(&mut self, fault: InForce) -> u64 {
-        self.next_ticket += 1;
-        self.in_force.insert(self.next_ticket, fault);
-        self.next_ticket
+    /// Puts a fault on the books.
+    pub(crate) fn enter(&mut self, fault: InForce) {
+        self.in_force.push(fault);
+    }
+
+    fn fault(&mut self, class: Class, since: Instant) -> Option<usize> {
+        self.in_force.iter().position(|fault| fault.class == class && fault.since == since)
     }
 
     /// Undoes a fault. It stays on the books while that lasts, and is off them in any case afterwards.
-    pub(crate) async fn take_back(&mut self, ticket: u64) -> Result<()> {
-        let Some(fault) = self.in_force.get_mut(&ticket) else { return Ok(()) };
-        let (class, steps) = (fault.class, std::mem::take(&mut fault.undo));
+    pub(crate) async fn take_back(&mut self, class: Class, since: Instant) -> Result<()> {
+        let Some(at) = self.fault(class, since) else { return Ok(()) };
         let mut first_error = Ok(());
-        for step in steps {
+        for step in std::mem::take(&mut self.in_force[at].undo) {
             let undone = step.run(self).await;
             first_error = first_error.and(undone);
         }
-        let harm = self.in_force.remove(&ticket).map(|fault| fault.harm).unwrap_or_default();
-        self.books.late = std::mem::take(&mut self.books.late).and(harm);
+        if let Some(at) = self.fault(class, since) {
+            let harm = self.in_force.remove(at).harm;
+            self.books.late = std::mem::take(&mut self.books.late).and(harm);
+        }
         let back = self.those_back(class).await;
         first_error.and(back).with_context(|| format!("healing {class}"))
     }

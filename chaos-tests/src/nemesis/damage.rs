@@ -45,7 +45,7 @@ pub(super) async fn damage(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Re
         }
         Err(what) => {
             // A finding; the master still has to be replaced at the end.
-            bed.enter(super::InForce { class, harm, undo });
+            bed.enter(super::InForce { class, since: std::time::Instant::now(), harm, undo });
             Err(Skipped::Broken(format!("master {id}, {how}: {what}")))
         }
     }

@@ -58,6 +58,6 @@ pub(super) async fn wipe_rejoin(bed: &mut Bed, dice: &mut StdRng) -> Result<Done
 
 /// A finding, with the node still to be replaced at the end.
 fn broken(bed: &mut Bed, harm: Harm, undo: Vec<Undo>, what: String) -> Skipped {
-    bed.enter(super::InForce { class: Class::WipeRejoin, harm, undo });
+    bed.enter(super::InForce { class: Class::WipeRejoin, since: std::time::Instant::now(), harm, undo });
     Skipped::Broken(what)
 }

@@ -225,7 +225,6 @@ pub struct Active {
     pub since: Instant,
     /// How long it should be left in force to mean anything; zero for what is over already (a restart, a change of members).
     pub at_least: Duration,
-    ticket: u64,
 }
 
 /// Why a fault is not in force.
@@ -253,6 +252,8 @@ impl fmt::Display for Skipped {
 #[derive(Debug)]
 pub(crate) struct InForce {
     pub class: Class,
+    /// With its class, what an [`Active`] is found again by: no two faults of a class begin at the same moment.
+    pub since: Instant,
     pub harm: Harm,
     /// What takes it back, in order.
     pub undo: Vec<Undo>,
@@ -276,8 +277,9 @@ pub async fn inject(bed: &mut Bed, class: Class, rng: &mut impl Rng) -> Result<A
     let done = dispatch(bed, class, &mut dice).await?;
     let Done { target, harm, undo, at_least } = done;
     let Harm { masters, workers } = harm.clone();
-    let ticket = bed.enter(InForce { class, harm, undo });
-    Ok(Active { class, target, masters, workers, since: Instant::now(), at_least, ticket })
+    let since = Instant::now();
+    bed.enter(InForce { class, since, harm, undo });
+    Ok(Active { class, target, masters, workers, since, at_least })
 }
 
 async fn dispatch(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Result<Done, Skipped> {
@@ -312,5 +314,5 @@ async fn dispatch(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Result<Done
 /// # Errors
 /// If that was not possible within [`crate::PATIENCE`] and a bit: with what was seen last.
 pub async fn heal(bed: &mut Bed, active: Active) -> Result<()> {
-    bed.take_back(active.ticket).await
+    bed.take_back(active.class, active.since).await
 }

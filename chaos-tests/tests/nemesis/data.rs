@@ -1,0 +1,35 @@
+//! Data that is damaged or gone, and members that change.
+
+use steersman_chaos_tests::nemesis::Class;
+
+use crate::{Story, wanted};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_damaged_and_wiped_masters_are_replaced_and_members_change() {
+    let test = "members";
+    let Some(mut story) = Story::begin(test, wanted(test)).await else { return };
+    for class in [Class::WipeRejoin, Class::BitFlip, Class::Truncate, Class::BitFlip, Class::Truncate] {
+        let before = story.bed.masters();
+        let active = story.inject(class).await;
+        let id = *active.masters.first().unwrap();
+        if class == Class::WipeRejoin {
+            assert!(active.target.contains("refused"), "{}", active.target);
+        }
+        story.heal(active).await;
+        let after = story.bed.masters();
+        assert!(!after.contains(&id) && after.len() == before.len(), "{before:?} {after:?}");
+    }
+    let before = story.bed.masters();
+    story
+        .through(Class::Membership, async |bed, _| {
+            let after = bed.masters();
+            assert!(after.len() == 3 && after != before, "{before:?} {after:?}");
+            let info = bed.client().info().await.unwrap();
+            let mut told: Vec<u64> =
+                info.masters.iter().filter_map(|master| Some(master.address.as_ref()?.id)).collect();
+            told.sort_unstable();
+            assert_eq!(told, after, "the books are right");
+        })
+        .await;
+    story.end().await;
+}
