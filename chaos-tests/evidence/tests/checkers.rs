@@ -452,6 +452,12 @@ fn p04_nothing_healthy_is_punished() {
                 _ => {}
             });
         }),
+        ("cut off for a moment only", &["healthy-punished"], |records| {
+            records.iter_mut().for_each(|record| match record {
+                Record::Reach(it) if it.reachable => it.at_us = ms(11_540),
+                _ => {}
+            });
+        }),
         ("cut off only afterwards", &["healthy-punished"], |records| {
             records.iter_mut().for_each(|record| match record {
                 Record::Reach(it) if !it.reachable => it.at_us = ms(13_100),

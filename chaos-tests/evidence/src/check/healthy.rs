@@ -1,7 +1,8 @@
 //! `healthy-punished`: a worker that was reachable for longer than lease and takeover is not declared lost.
 //!
 //! What always holds: a worker counts as reachable until somebody says that it is not. When the verdict fell is known only
-//! between two times (what was answered before and after it), and the worker must have been reachable over all of that.
+//! between two times (what was answered before and after it), and the worker must have been reachable over all of that. A
+//! cut so short that it costs one heartbeat at most is no excuse.
 
 use std::collections::HashMap;
 
@@ -9,6 +10,10 @@ use super::{Facts, verdict};
 use crate::record::Answer;
 use crate::report::svg::time;
 use crate::verdict::Verdict;
+
+/// A cut shorter than this share of the window (lease and takeover) is none: three heartbeats fit a lease, which is a good part
+/// of the window.
+const EXCUSE_SHARE: u64 = 20;
 
 pub fn check(facts: &Facts<'_>) -> Verdict {
     let Some(window_us) = facts.bounds.punish_after_us else { return verdict("healthy-punished", 0, Vec::new()) };
@@ -22,7 +27,8 @@ pub fn check(facts: &Facts<'_>) -> Verdict {
             examined += 1;
             let from_us = facts.times.not_before_us(*index).saturating_sub(window_us);
             let to_us = facts.times.not_after_us(*index).min(*arrived_us);
-            let cut = cuts.get(name).is_some_and(|cuts| cuts.iter().any(|it| it.0 < to_us && it.1 > from_us));
+            let excuses = |it: &(u64, u64)| it.0 < to_us && it.1 > from_us && it.1 - it.0 >= window_us / EXCUSE_SHARE;
+            let cut = cuts.get(name).is_some_and(|cuts| cuts.iter().any(excuses));
             if !cut {
                 let (from, to) = (time(from_us), time(to_us));
                 problems.push(format!("worker {name} was lost at {index}, though reachable from {from} to {to}"));
