@@ -203,6 +203,7 @@ fn election_json(e: &ElectionReport) -> Value {
         "suspected_us": e.suspected_us, "asked_us": e.asked_us, "granted_us": e.granted_us, "elected_us": e.elected_us,
         "committed_us": e.committed_us, "dispatched_us": e.dispatched_us, "workers_back_us": e.workers_back_us,
         "workers_believed": e.workers_believed, "workers_back": e.workers_back, "reported_us": e.reported_us,
+        "reported_wall_ms": e.reported_wall_ms,
     })
 }
 

@@ -149,6 +149,7 @@ fn made(reign: &Reign, won: Won, committed: Instant, workers: usize) -> Election
         workers_believed: workers as u32,
         workers_back: reign.sessions_open() as u32,
         reported_us: since(office.world.clock.now()),
+        reported_wall_ms: office.world.clock.wall_ms(),
     }
 }
 

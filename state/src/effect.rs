@@ -364,6 +364,8 @@ pub struct ElectionReport {
     pub workers_back: u32,
     /// When the report was made.
     pub reported_us: u64,
+    /// Unix time then, in ms, to be shown.
+    pub reported_wall_ms: u64,
 }
 
 /// What made a master ask for votes.

@@ -222,6 +222,7 @@ fn a_report_of_an_election_is_an_event_and_nothing_else() {
         workers_believed: 2,
         workers_back: 2,
         reported_us: 280_000,
+        reported_wall_ms: 1_700_000_000_000,
     };
     let mut node = Node::default();
     node.submit(spec("a"), 1);

@@ -72,6 +72,9 @@ pub struct Answer {
     pub pid: u32,
     /// Why it was not done; empty if it was.
     pub error: String,
+    /// Unix time in µs at which it was done.
+    #[serde(default)]
+    pub wall_us: u64,
 }
 
 /// A question and where its answer goes.
@@ -212,7 +215,7 @@ mod tests {
                 let error = if matches!(ask, Ask::Pause { .. }) { "no such node".to_owned() } else { String::new() };
                 let last = ask == Ask::End;
                 seen.push(ask);
-                answer.send(Answer { pid: 7, error }).unwrap();
+                answer.send(Answer { pid: 7, error, wall_us: 1 }).unwrap();
                 if last {
                     break;
                 }

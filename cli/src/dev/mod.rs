@@ -339,6 +339,7 @@ impl Cluster<'_> {
 
     /// What a drill asks for.
     async fn obey(&mut self, ask: Ask, state: &mut DevState) -> Result<Answer, String> {
+        let mut wall_us = wall_us();
         let pid = match ask {
             Ask::Begin => {
                 self.fallen = Some(BTreeSet::new());
@@ -353,7 +354,11 @@ impl Cluster<'_> {
             Ask::Pause { node } => self.signal(&node, Signal::SIGSTOP)?,
             Ask::Resume { node } => self.signal(&node, Signal::SIGCONT)?,
             Ask::Start { node } => self.start_again(&node, state).await?,
-            Ask::Faults { node, faults } => self.inflict(&node, faults).await?,
+            Ask::Faults { node, faults } => {
+                let pid = self.inflict(&node, faults).await?;
+                wall_us = self::wall_us();
+                pid
+            }
             Ask::Heal => {
                 self.heal(state).await;
                 self.fallen = Some(BTreeSet::new());
@@ -364,7 +369,7 @@ impl Cluster<'_> {
                 0
             }
         };
-        Ok(Answer { pid, error: String::new() })
+        Ok(Answer { pid, error: String::new(), wall_us })
     }
 
     fn running(&mut self, name: &str) -> Result<&mut Node, String> {
@@ -479,6 +484,12 @@ impl Cluster<'_> {
             }
         }
     }
+}
+
+/// Unix time in µs.
+fn wall_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 /// The first node that ends: its place in the list, and how.

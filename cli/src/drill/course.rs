@@ -221,7 +221,6 @@ pub async fn run(setup: &Setup<'_>, means: &mut Means, stop: &mut Stop) -> Outco
 
 fn begin_watch(setup: &Setup<'_>, health: &Health, map: &Map, recorder: &Recorder) -> Watch {
     let masters: Vec<(u64, String)> = map.masters.iter().map(|node| (node.id, node.api.clone())).collect();
-    let names: BTreeMap<u64, String> = health.workers.values().map(|worker| (worker.id, worker.name.clone())).collect();
     let from = health.leader().map_or(0, |info| info.applied_index);
     let run = Run {
         format: steersman_evidence::record::FORMAT,
@@ -234,7 +233,12 @@ fn begin_watch(setup: &Setup<'_>, health: &Health, map: &Map, recorder: &Recorde
         ..Run::default()
     };
     recorder.push(Record::Run(run));
-    Watch::start(setup.client, &masters, names, from, recorder)
+    Watch::start(setup.client, &masters, names_of(health), from, recorder)
+}
+
+/// Workers' names by id: most events have only the id.
+fn names_of(health: &Health) -> BTreeMap<u64, String> {
+    health.workers.values().map(|worker| (worker.id, worker.name.clone())).collect()
 }
 
 struct Course<'a> {
@@ -251,7 +255,7 @@ struct Course<'a> {
 impl Course<'_> {
     /// Up to the moment before healing.
     async fn until_broken(&mut self, means: &mut Means, stop: &mut Stop) -> Option<Broken> {
-        let guard = guard(self.recorder.clone(), self.setup.limits.clone(), self.moments.loaded_us);
+        let guard = guard(self.recorder.clone(), self.setup.limits.clone());
         let deadline = self.setup.timing.before + self.setup.timing.deadline;
         tokio::select! {
             done = self.body(means) => done.err().map(|failure| Broken::Because(failure.message)),
@@ -286,10 +290,21 @@ impl Course<'_> {
         if kind == Kind::WorkerKill {
             self.recorder.reach(&self.victim.name, false);
         }
-        self.moments.struck_us = Some(self.recorder.fault(kind.name(), &self.victim.name, Phase::Began));
-        let how = means.strike(kind, &self.victim, &self.map, self.setup.client).await?;
-        self.tell(how);
+        self.begin_fault(&self.victim.name.clone());
+        let struck = means.strike(kind, &self.victim, &self.map, self.setup.client).await?;
+        if let (Some(asked_us), Some(wall_us)) = (self.moments.struck_us, struck.wall_us) {
+            let done_us = self.recorder.of_wall_us(wall_us).clamp(asked_us, self.recorder.now_us());
+            self.moments.struck_us = Some(done_us);
+        }
+        self.tell(struck.how);
         Ok(())
+    }
+
+    /// From now on there is something to heal.
+    fn begin_fault(&mut self, target: &str) {
+        let at_us = self.recorder.fault(self.setup.kind.name(), target, Phase::Began);
+        self.moments.struck_us.get_or_insert(at_us);
+        self.recorder.live().struck_at_us.store(at_us, Ordering::Relaxed);
     }
 
     fn tell(&mut self, how: String) {
@@ -323,7 +338,6 @@ impl Course<'_> {
     /// Masters first, the leader of the moment last; then workers.
     async fn roll(&mut self, means: &mut Means) -> Outcome {
         let mut left: Vec<Node> = self.map.masters.clone();
-        self.moments.struck_us = Some(self.recorder.now_us());
         while !left.is_empty() {
             let leader = self.watch.leader().map_or(0, |leader| leader.master);
             let next = left.iter().position(|node| node.id != leader).unwrap_or(0);
@@ -339,7 +353,7 @@ impl Course<'_> {
     }
 
     async fn restart(&mut self, means: &mut Means, node: Node) -> Outcome {
-        self.recorder.fault(self.setup.kind.name(), &node.name, Phase::Began);
+        self.begin_fault(&node.name);
         let how = means.restart(&node, &self.map, self.setup.client).await?;
         self.tell(how);
         let until = Instant::now() + Duration::from_micros(self.setup.limits.recovery_us);
@@ -408,14 +422,14 @@ impl Course<'_> {
     fn conclude(self, broken: Option<Broken>, audit: Audit, health: &Health, dev: bool) -> Drilled {
         let Self { setup, map, victim, recorder, watch, moments, how, load } = self;
         drop((watch, load));
-        let struck: BTreeSet<String> = recorder.live().struck.lock().clone();
+        let struck = recorder.live().struck.lock().clone();
         let seen = recorder.take();
-        let figures = measure::figures(&seen, &moments, audit, &struck);
+        let figures = measure::figures(&seen, &moments, audit, &struck, &names_of(health));
         let checks = judge(&figures, &setup.limits);
         let verdicts = check(&History::from_records(seen.records.clone()), &bounds(health, &setup.limits));
         let evident = evident(setup.kind, &victim, &figures, &seen, &moments, dev);
         let result = result(broken, &checks, &verdicts, evident);
-        let timeline = measure::timeline(&seen, &moments);
+        let timeline = measure::timeline(&seen, &moments, &names_of(health));
         let masters = map.masters.iter().map(|node| node.id).collect();
         let (kind, victim) = (setup.kind, victim.name);
         Drilled { kind, victim, how, result, moments, figures, checks, timeline, verdicts, seen, masters }
@@ -434,12 +448,12 @@ fn bounds(health: &Health, limits: &Limits) -> Bounds {
 }
 
 /// Resolves when a limit is passed that can be seen while the fault is in force.
-async fn guard(recorder: Recorder, limits: Limits, loaded_us: u64) -> String {
+async fn guard(recorder: Recorder, limits: Limits) -> String {
     loop {
         let live = recorder.live();
-        let acked_us = live.acked_us.load(Ordering::Relaxed).max(loaded_us);
-        let gap_us = recorder.now_us().saturating_sub(acked_us);
-        if gap_us > limits.gap_us {
+        let gap_us = recorder.now_us().saturating_sub(live.acked_us.load(Ordering::Relaxed));
+        // Pauses before the fault are not the fault's.
+        if live.struck_at_us.load(Ordering::Relaxed) > 0 && gap_us > limits.gap_us {
             return format!("no write was acknowledged for {}, the limit is {}", time(gap_us), time(limits.gap_us));
         }
         let errors = live.errors.load(Ordering::Relaxed);

@@ -60,6 +60,8 @@ pub struct Probe {
 pub struct Live {
     /// Of the latest acknowledged submit, in µs.
     pub acked_us: AtomicU64,
+    /// Of the fault, in µs; 0 before it.
+    pub struck_at_us: AtomicU64,
     /// Calls that failed after all their retries.
     pub errors: AtomicU64,
     /// Workers that were declared lost although nobody had touched them.
@@ -83,7 +85,7 @@ pub struct Seen {
 
 struct Inner {
     began: Instant,
-    began_wall_ms: u64,
+    began_wall_us: u64,
     ops: AtomicU64,
     seen: Mutex<Seen>,
     live: Live,
@@ -96,9 +98,9 @@ pub struct Recorder(Arc<Inner>);
 impl Recorder {
     /// The clock begins.
     pub fn new() -> Self {
-        let began_wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let began_wall_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let (ops, seen, live) = (AtomicU64::new(1), Mutex::default(), Live::default());
-        Self(Arc::new(Inner { began: Instant::now(), began_wall_ms, ops, seen, live }))
+        Self(Arc::new(Inner { began: Instant::now(), began_wall_us, ops, seen, live }))
     }
 
     /// µs since the beginning.
@@ -108,7 +110,12 @@ impl Recorder {
 
     /// Unix time of the beginning, in ms.
     pub fn began_wall_ms(&self) -> u64 {
-        self.0.began_wall_ms
+        self.0.began_wall_us / 1_000
+    }
+
+    /// A moment of this machine's wall clock, in Unix µs, on the drill's clock.
+    pub fn of_wall_us(&self, wall_us: u64) -> u64 {
+        wall_us.saturating_sub(self.0.began_wall_us)
     }
 
     /// What the guard looks at.

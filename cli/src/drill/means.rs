@@ -104,6 +104,14 @@ impl Hooks {
     }
 }
 
+/// What was done.
+pub struct Struck {
+    /// In words.
+    pub how: String,
+    /// When, in Unix µs of this machine, where that is known.
+    pub wall_us: Option<u64>,
+}
+
 /// How this cluster can be broken and mended.
 pub enum Means {
     /// Through the door of its `dev`.
@@ -177,33 +185,35 @@ impl Means {
     ///
     /// # Errors
     /// When it could not be done; part of it may have been.
-    pub async fn strike(&mut self, kind: Kind, victim: &Node, map: &Map, client: &Client) -> Outcome<String> {
-        match self {
+    pub async fn strike(&mut self, kind: Kind, victim: &Node, map: &Map, client: &Client) -> Outcome<Struck> {
+        let how = match self {
             Self::Dev(remote) => {
+                let mut wall_us = 0;
                 for ask in asks(kind, victim, map) {
-                    remote.ask(&ask).await?;
+                    wall_us = remote.ask(&ask).await?.wall_us;
                 }
-                Ok(on_dev(kind, &victim.name))
+                return Ok(Struck { how: on_dev(kind, &victim.name), wall_us: Some(wall_us) });
             }
             Self::Real { hooks, undo } => match hooks.get(kind) {
                 Some(hook) => {
                     let (inject, restore) = (filled(&hook.inject, victim, map)?, filled(&hook.restore, victim, map)?);
                     undo.push(Undo::Run(restore));
                     run(&inject).await?;
-                    Ok(format!("ran: {inject}"))
+                    format!("ran: {inject}")
                 }
                 None if kind == Kind::WorkerKill => {
                     undo.push(Undo::Activate(victim.name.clone()));
                     client.worker_set_mode(worker_ref(&victim.name), WorkerMode::Drain, DRAIN_MS).await?;
-                    Ok(format!("{} was drained", victim.name))
+                    format!("{} was drained", victim.name)
                 }
                 None => {
                     let done = client.step_down(0).await?;
                     let to = done.leader.and_then(|told| told.leader).map_or(0, |leader| leader.id);
-                    Ok(format!("planned change of leader: {} handed over to master-{to}", victim.name))
+                    format!("planned change of leader: {} handed over to master-{to}", victim.name)
                 }
             },
-        }
+        };
+        Ok(Struck { how, wall_us: None })
     }
 
     /// The second half of a drill that has one: the clock goes back.
@@ -231,7 +241,7 @@ impl Means {
                 remote.ask(&Ask::Start { node: node.name.clone() }).await?;
                 Ok(format!("{} was ended with SIGTERM and started again", node.name))
             }
-            Self::Real { .. } => self.strike(Kind::RollingRestart, node, map, client).await,
+            Self::Real { .. } => Ok(self.strike(Kind::RollingRestart, node, map, client).await?.how),
         }
     }
 

@@ -108,7 +108,13 @@ impl Figures {
 }
 
 /// All figures.
-pub fn figures(seen: &Seen, moments: &Moments, audit: Audit, struck: &BTreeSet<String>) -> Figures {
+pub fn figures(
+    seen: &Seen,
+    moments: &Moments,
+    audit: Audit,
+    struck: &BTreeSet<String>,
+    names: &BTreeMap<u64, String>,
+) -> Figures {
     let submits = submits(seen);
     let acks: Vec<u64> = submits.iter().map(|(_, acked_us)| *acked_us).collect();
     let struck_us = moments.struck_us.unwrap_or(moments.unloaded_us);
@@ -116,13 +122,13 @@ pub fn figures(seen: &Seen, moments: &Moments, audit: Audit, struck: &BTreeSet<S
     let stretch = |from: u64, to: u64| latency(seen, &submits, from, to);
     let (twice, reruns) = attempts(&seen.events);
     Figures {
-        gap: longest_gap(acks, moments.loaded_us, moments.unloaded_us),
+        gap: longest_gap(acks, moments),
         acknowledged: audit.acknowledged,
         lost: audit.lost,
         unfinished: audit.unfinished,
         twice,
         reruns,
-        false_lost: false_lost(seen, struck),
+        false_lost: false_lost(seen, struck, names),
         errors: errors(seen),
         recovery_us: moments.healed_us.zip(moments.whole_us).map(|(healed, whole)| whole.saturating_sub(healed)),
         before: stretch(moments.loaded_us, struck_us),
@@ -153,16 +159,19 @@ pub fn submits(seen: &Seen) -> Vec<(u64, u64)> {
     submits
 }
 
-/// Between two acknowledgements, or between one and an end of the load. None if nothing was acknowledged at all.
-fn longest_gap(mut acks: Vec<u64>, from_us: u64, to_us: u64) -> Option<(u64, u64)> {
-    acks.retain(|at| (from_us..=to_us).contains(at));
-    if acks.is_empty() {
+/// From the last acknowledgement before the fault to the end of the load: between two acknowledgements, or between one and that
+/// end. None if nothing was acknowledged at all.
+fn longest_gap(mut acks: Vec<u64>, moments: &Moments) -> Option<(u64, u64)> {
+    acks.retain(|at| *at <= moments.unloaded_us);
+    acks.sort_unstable();
+    let before = acks.iter().copied().rfind(|at| Some(*at) <= moments.struck_us).unwrap_or(moments.loaded_us);
+    let later: Vec<u64> = acks.iter().copied().filter(|at| *at >= before).collect();
+    if later.is_empty() {
         return None;
     }
-    acks.sort_unstable();
-    let ends = std::iter::once(from_us).chain(acks.iter().copied());
-    let nexts = acks.iter().copied().chain([to_us]);
-    ends.zip(nexts).max_by_key(|(from, to)| to - from)
+    let ends = std::iter::once(before).chain(later.iter().copied());
+    let nexts = later.iter().copied().chain([moments.unloaded_us]);
+    ends.zip(nexts).max_by_key(|(from, to)| to.saturating_sub(*from))
 }
 
 fn latency(seen: &Seen, submits: &[(u64, u64)], from_us: u64, to_us: u64) -> Latency {
@@ -207,15 +216,8 @@ fn kinds(events: &[Arrived]) -> impl Iterator<Item = &Wire> {
     events.iter().flat_map(|arrived| &arrived.batch.events).filter_map(|event| event.kind.as_ref())
 }
 
-fn false_lost(seen: &Seen, struck: &BTreeSet<String>) -> Vec<String> {
-    let mut names: HashMap<u64, String> = HashMap::new();
-    for record in &seen.records {
-        if let Record::Complete(complete) = record
-            && let Outcome::Ok { answer: Answer::Workers { workers, .. } } = &complete.outcome
-        {
-            names.extend(workers.iter().map(|worker| (worker.id, worker.name.clone())));
-        }
-    }
+fn false_lost(seen: &Seen, struck: &BTreeSet<String>, names: &BTreeMap<u64, String>) -> Vec<String> {
+    let mut names = names.clone();
     let mut lost = Vec::new();
     for kind in kinds(&seen.events) {
         let Wire::WorkerChanged(change) = kind else { continue };
@@ -260,28 +262,23 @@ pub fn clock_jumped(seen: &Seen, moments: &Moments) -> bool {
 }
 
 /// The timeline, in order of time.
-pub fn timeline(seen: &Seen, moments: &Moments) -> Vec<Milestone> {
+pub fn timeline(seen: &Seen, moments: &Moments, names: &BTreeMap<u64, String>) -> Vec<Milestone> {
     let Some(struck_us) = moments.struck_us else { return Vec::new() };
-    let mut line = by_clients(seen, struck_us);
-    let one = |at_us, name, what: &str, source: &str| Milestone {
-        at_us,
-        name,
-        what: what.to_owned(),
-        source: source.to_owned(),
-    };
-    line.push(one(struck_us, "fault", "the fault is in force", "drill"));
-    line.extend(moments.healed_us.map(|at| one(at, "healed", "healing begins", "drill")));
-    line.extend(moments.whole_us.map(|at| one(at, "whole", "all masters and workers are back", "drill")));
+    let mut line = by_clients(seen, struck_us, moments.healed_us.unwrap_or(moments.unloaded_us));
+    let one = |at_us, name, what: &str| milestone(at_us, name, what, "drill");
+    line.push(one(struck_us, "fault", "the fault is in force"));
+    line.extend(moments.healed_us.map(|at| one(at, "healed", "healing begins")));
+    line.extend(moments.whole_us.map(|at| one(at, "whole", "all masters and workers are back")));
     let mut told = BTreeSet::new();
     for arrived in seen.events.iter().filter(|arrived| arrived.at_us >= struck_us) {
         for kind in arrived.batch.events.iter().filter_map(|event| event.kind.as_ref()) {
             match kind {
                 Wire::ElectionReport(report) if told.insert(report.term) => {
-                    line.extend(by_leader(report, arrived, seen, moments));
+                    line.extend(by_leader(report, seen, moments))
                 }
                 Wire::WorkerChanged(e) if matches!(e.change.as_str(), "lost" | "left" | "draining" | "registered") => {
-                    let what = format!("worker {} {}", e.worker_id, e.change);
-                    line.push(Milestone { at_us: arrived.at_us, name: "worker", what, source: "event".to_owned() });
+                    let name = names.get(&e.worker_id).cloned().unwrap_or_else(|| format!("worker {}", e.worker_id));
+                    line.push(milestone(arrived.at_us, "worker", &format!("{name} {}", e.change), "event"));
                 }
                 _ => {}
             }
@@ -291,38 +288,46 @@ pub fn timeline(seen: &Seen, moments: &Moments) -> Vec<Milestone> {
     line
 }
 
-/// The last acknowledgement before the longest gap after the fault, the first one after it, and who was seen to lead.
-fn by_clients(seen: &Seen, struck_us: u64) -> Vec<Milestone> {
+fn milestone(at_us: u64, name: &'static str, what: &str, source: &str) -> Milestone {
+    Milestone { at_us, name, what: what.to_owned(), source: source.to_owned() }
+}
+
+/// The last acknowledgement before the longest gap while the fault was in force, the first one after it, and what masters were seen
+/// to become.
+fn by_clients(seen: &Seen, struck_us: u64, healed_us: u64) -> Vec<Milestone> {
     let mut acks: Vec<u64> = submits(seen).into_iter().map(|(_, acked)| acked).collect();
     acks.sort_unstable();
-    let pairs = acks.windows(2).filter(|pair| pair[1] >= struck_us).map(|pair| (pair[0], pair[1]));
-    let gap = pairs.max_by_key(|(from, to)| to - from);
+    let pairs = acks.windows(2).map(|pair| (pair[0], pair[1]));
+    let gap = pairs.filter(|(from, to)| *to >= struck_us && *from <= healed_us).max_by_key(|(from, to)| to - from);
     let mut line = Vec::new();
-    let mut push = |at_us, name, what: String, source: &str| {
-        line.push(Milestone { at_us, name, what, source: source.to_owned() });
-    };
     if let Some((last, first)) = gap {
-        push(last, "last_ack", "last acknowledged write before the longest gap".to_owned(), "client");
-        push(first, "first_ack", "first acknowledged write after it".to_owned(), "client");
+        line.push(milestone(last, "last_ack", "last acknowledged write before the longest gap of the fault", "client"));
+        line.push(milestone(first, "first_ack", "first acknowledged write after it", "client"));
     }
     let before = seen.sightings.iter().filter(|seen| seen.at_us < struck_us).map(|seen| seen.term).max().unwrap_or(0);
-    let mut terms = BTreeSet::new();
-    for sighting in seen.sightings.iter().filter(|sighting| leads_newly(sighting, struck_us, before)) {
-        if terms.insert(sighting.term) {
-            let what = format!("master {} is seen to lead in term {}", sighting.master, sighting.term);
-            push(sighting.at_us, "leader_seen", what, "client");
+    let (mut terms, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    for sighting in seen.sightings.iter().filter(|sighting| sighting.at_us >= struck_us) {
+        let Sighting { at_us, master, term, .. } = *sighting;
+        if leads_newly(sighting, before) && terms.insert(term) {
+            let what = format!("master {master} is seen to lead in term {term}");
+            line.push(milestone(at_us, "leader_seen", &what, "client"));
+        }
+        if sighting.role == "silent" && silent.insert(master) {
+            line.push(milestone(at_us, "master_silent", &format!("master {master} no longer answers"), "client"));
+        } else if sighting.role != "silent" && silent.remove(&master) {
+            line.push(milestone(at_us, "master_back", &format!("master {master} answers again"), "client"));
         }
     }
     line
 }
 
-fn leads_newly(sighting: &Sighting, struck_us: u64, before: u64) -> bool {
-    sighting.at_us >= struck_us && sighting.term > before && sighting.role == "leader" && sighting.ready
+fn leads_newly(sighting: &Sighting, before: u64) -> bool {
+    sighting.term > before && sighting.role == "leader" && sighting.ready
 }
 
 /// The milestones that the new leader reported, on the drill's clock.
-fn by_leader(report: &ElectionReport, arrived: &Arrived, seen: &Seen, moments: &Moments) -> Vec<Milestone> {
-    let zero = zero_us(report, arrived, seen, moments);
+fn by_leader(report: &ElectionReport, seen: &Seen, moments: &Moments) -> Vec<Milestone> {
+    let zero = zero_us(report, seen, moments);
     let source = format!("master-{}", report.master_id);
     let why = match report.cause.as_str() {
         "handover" => "planned: the office was handed over".to_owned(),
@@ -351,8 +356,8 @@ fn by_leader(report: &ElectionReport, arrived: &Arrived, seen: &Seen, moments: &
 }
 
 /// Where the report's zero lies on the drill's clock.
-fn zero_us(report: &ElectionReport, arrived: &Arrived, seen: &Seen, moments: &Moments) -> u64 {
-    let reported_us = arrived.batch.wall_ms.saturating_sub(moments.began_wall_ms).saturating_mul(1_000);
+fn zero_us(report: &ElectionReport, seen: &Seen, moments: &Moments) -> u64 {
+    let reported_us = report.reported_wall_ms.saturating_sub(moments.began_wall_ms).saturating_mul(1_000);
     let by_wall = reported_us.saturating_sub(report.reported_us);
     let leads = |sighting: &&Sighting| sighting.term == report.term && sighting.role == "leader";
     let Some(sighted) = seen.sightings.iter().find(leads) else { return by_wall };
@@ -384,10 +389,21 @@ mod tests {
 
     #[test]
     fn a_gap_counts_up_to_the_ends_of_the_load() {
-        assert_eq!(longest_gap(vec![30, 10, 20], 5, 35), Some((20, 30)));
-        assert_eq!(longest_gap(vec![10, 20], 5, 100), Some((20, 100)));
-        assert_eq!(longest_gap(vec![90, 1_000], 5, 100), Some((5, 90)));
-        assert_eq!(longest_gap(Vec::new(), 5, 100), None, "no write at all is not a gap of 0");
+        let of = |struck_us: u64, to: u64| Moments {
+            loaded_us: 5,
+            struck_us: Some(struck_us),
+            unloaded_us: to,
+            ..Moments::default()
+        };
+        assert_eq!(longest_gap(vec![30, 10, 21], &of(12, 35)), Some((10, 21)));
+        assert_eq!(longest_gap(vec![10, 20], &of(12, 100)), Some((20, 100)));
+        assert_eq!(longest_gap(vec![90, 1_000], &of(12, 100)), Some((5, 90)));
+        assert_eq!(
+            longest_gap(vec![10, 80, 81, 90], &of(80, 91)),
+            Some((81, 90)),
+            "what was before is not the fault's"
+        );
+        assert_eq!(longest_gap(Vec::new(), &of(12, 100)), None, "no write at all is not a gap of 0");
     }
 
     #[test]
@@ -410,9 +426,11 @@ mod tests {
             change(1, "", "lost"),
             change(2, "", "lost"),
             change(3, "", "lost"),
+            change(4, "", "lost"),
         ];
         let seen = Seen { events, ..Seen::default() };
-        assert_eq!(false_lost(&seen, &BTreeSet::from(["a".to_owned()])), ["b", "worker 3"]);
+        let names = BTreeMap::from([(4, "d".to_owned())]);
+        assert_eq!(false_lost(&seen, &BTreeSet::from(["a".to_owned()]), &names), ["b", "worker 3", "d"]);
     }
 
     #[test]
@@ -425,23 +443,19 @@ mod tests {
     /// The zero of a report is found by the wall clock, and by sight where that is another machine's.
     #[test]
     fn a_report_is_carried_over_to_the_drills_clock() {
-        let report = ElectionReport {
-            term: 4,
-            master_id: 2,
-            former_id: 1,
-            elected_us: 30_000,
-            reported_us: 60_000,
-            ..Default::default()
-        };
+        let mut report = ElectionReport { term: 4, master_id: 2, former_id: 1, ..ElectionReport::default() };
+        (report.elected_us, report.reported_us, report.reported_wall_ms) = (30_000, 60_000, 2_100);
         let moments = Moments { struck_us: Some(1_000_000), began_wall_ms: 1_000, ..Moments::default() };
-        let batch = arrived(1_100_000, Wire::ElectionReport(report.clone()));
         let sighting = Sighting { at_us: 1_072_000, master: 2, role: "leader".to_owned(), term: 4, ready: true };
-        let mut seen = Seen { events: vec![batch.clone()], sightings: vec![sighting], ..Seen::default() };
-        assert_eq!(zero_us(&report, &batch, &seen, &moments), 1_040_000);
+        let mut seen = Seen { sightings: vec![sighting], ..Seen::default() };
+        assert_eq!(zero_us(&report, &seen, &moments), 1_040_000);
+        report.reported_wall_ms += 5_000_000;
+        assert_eq!(zero_us(&report, &seen, &moments), 1_042_000);
+        seen.events.push(arrived(1_100_000, Wire::ElectionReport(report)));
+        assert!(!clock_jumped(&seen, &moments));
         seen.events[0].batch.wall_ms += 5_000_000;
-        assert_eq!(zero_us(&report, &seen.events[0], &seen, &moments), 1_042_000);
         assert!(clock_jumped(&seen, &moments));
-        let line = timeline(&seen, &moments);
+        let line = timeline(&seen, &moments, &BTreeMap::new());
         assert!(line.is_sorted_by_key(|milestone| milestone.at_us));
         assert!(line.iter().any(|milestone| milestone.name == "elected" && milestone.at_us == 1_072_000), "{line:?}");
     }

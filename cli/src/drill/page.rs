@@ -20,6 +20,8 @@ const CLOSE_BEFORE_US: u64 = 150_000;
 const CLOSE_AFTER_US: u64 = 400_000;
 /// It is not stretched over more than this, in µs: a fault that lasts longer shows in the picture of the whole.
 const CLOSE_MAX_US: u64 = 15_000_000;
+/// Between two submits that a line of latencies joins.
+const PAUSE_US: u64 = 400_000;
 /// Columns of the throughput.
 const COLUMN_US: u64 = 100_000;
 
@@ -142,7 +144,7 @@ fn fault_length(drilled: &Drilled) -> String {
 /// From shortly before the fault to the last milestone that belongs to it.
 fn close_up(drilled: &Drilled) -> Option<Span> {
     let struck_us = drilled.moments.struck_us?;
-    let belongs = |name: &str| !matches!(name, "healed" | "whole" | "worker");
+    let belongs = |name: &str| !matches!(name, "healed" | "whole" | "worker" | "master_silent" | "master_back");
     let milestones = drilled.timeline.iter().filter(|milestone| belongs(milestone.name));
     let first = milestones.clone().map(|milestone| milestone.at_us).min().unwrap_or(struck_us);
     let last = milestones.map(|milestone| milestone.at_us).max().unwrap_or(struck_us);
@@ -165,7 +167,7 @@ fn bands(drilled: &Drilled) -> Vec<Band> {
 fn swim_lanes(drilled: &Drilled, span: Span) -> Vec<Lane> {
     let mut lanes: Vec<Lane> = drilled.masters.iter().map(|master| master_lane(drilled, *master)).collect();
     lanes.push(writes_lane(drilled, span));
-    lanes.extend(milestone_lanes(drilled));
+    lanes.extend(milestone_lanes(drilled, span));
     lanes
 }
 
@@ -214,15 +216,16 @@ fn ack_bar(from: u64, to: u64, count: u64) -> Bar {
 }
 
 /// A lane for who knows of the milestones, so that their words have room.
-fn milestone_lanes(drilled: &Drilled) -> Vec<Lane> {
+fn milestone_lanes(drilled: &Drilled, span: Span) -> Vec<Lane> {
     let mut by_source: BTreeMap<&str, Vec<&Milestone>> = BTreeMap::new();
-    for milestone in &drilled.timeline {
+    let shown = |milestone: &&Milestone| (span.from_us..=span.to_us).contains(&milestone.at_us);
+    for milestone in drilled.timeline.iter().filter(shown) {
         by_source.entry(&milestone.source).or_default().push(milestone);
     }
     let mut lanes = Vec::new();
     for (source, milestones) in by_source {
         // Milestones that are close together go into rows of their own, so that each word can be read.
-        let rows = milestones.len().min(if source.starts_with("master") { 9 } else { 3 }).max(1);
+        let rows = milestones.len().min(if source.starts_with("master") { 9 } else { 4 }).max(1);
         for row in 0..rows {
             let mine = milestones.iter().skip(row).step_by(rows);
             let marks: Vec<Mark> = mine.map(|milestone| mark(milestone, drilled)).collect();
@@ -252,10 +255,22 @@ fn latencies(drilled: &Drilled) -> String {
     let probes = drilled.seen.probes.iter();
     let finished: Vec<(u64, Option<f64>)> =
         probes.map(|probe| (probe.began_us, probe.finished_us.and_then(|at| ms(at - probe.began_us)))).collect();
-    let line = |name: &str, colour, points| Line { name: name.to_owned(), colour, points };
+    let line = |name: &str, colour, points| Line { name: name.to_owned(), colour, points: broken(points) };
     let lines = vec![line("submit to acknowledged", "s1", acks), line("submit to finished", "s2", finished)];
     let (span, bands) = (whole(drilled), bands(drilled));
     Plot { span, unit: "ms".to_owned(), scale: Scale::Log, lines, stack: None, bands, height: 150 }.draw()
+}
+
+/// Breaks a line where nothing was asked for a while: no answer lies between.
+fn broken(points: Vec<(u64, Option<f64>)>) -> Vec<(u64, Option<f64>)> {
+    let mut line: Vec<(u64, Option<f64>)> = Vec::new();
+    for point in points {
+        if let Some(last) = line.last().copied().filter(|last| point.0.saturating_sub(last.0) > PAUSE_US) {
+            line.push((last.0 + 1, None));
+        }
+        line.push(point);
+    }
+    line
 }
 
 fn throughput(drilled: &Drilled) -> String {

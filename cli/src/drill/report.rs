@@ -51,7 +51,8 @@ fn text(ctx: &Ctx, drilled: &Drilled) -> String {
     for (error, count) in &drilled.figures.errors {
         text += &format!("\nerror {error}: {count} times");
     }
-    text += &format!("\ncheckers: {}\n", summary(&drilled.verdicts));
+    let checkers = summary(&drilled.verdicts);
+    text += &format!("\ncheckers over the history: {}\n", checkers.lines().last().unwrap_or_default());
     for verdict in drilled.verdicts.iter().filter(|verdict| verdict.is_bad()) {
         if let Finding::Bad(lines) = &verdict.finding {
             text += &format!("  {}: {}\n", verdict.checker, lines.first().map_or("", String::as_str));

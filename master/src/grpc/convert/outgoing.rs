@@ -381,6 +381,7 @@ fn report_out(report: &ElectionReport) -> pb::ElectionReport {
         workers_believed: report.workers_believed,
         workers_back: report.workers_back,
         reported_us: report.reported_us,
+        reported_wall_ms: report.reported_wall_ms,
     }
 }
 
