@@ -1,10 +1,12 @@
 //! A file system of its own for one master, on a loop device: it can lose its power and it can be full.
 //!
 //! What always holds: it is mounted only in the bed's own mount namespace, so that it is gone, with its loop device, when the bed
-//! and its processes are; its image is deleted with the value. A power loss drops whatever was not synced to it.
+//! and its processes are; its image is deleted with the value unless it is to be kept. A power loss drops whatever was not synced to it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -24,18 +26,20 @@ pub struct Disk {
     image: PathBuf,
     mount_point: PathBuf,
     mounts: Place,
+    keep: Arc<AtomicBool>,
 }
 
 impl Disk {
-    /// Makes and mounts one at `mount_point`, in the mount namespace of `mounts`.
+    /// Makes and mounts one at `mount_point`, in the mount namespace of `mounts`. Its image, `mount_point` with `.img`, is
+    /// deleted at its end unless `keep` says otherwise then.
     ///
     /// # Errors
     /// If there is no loop device to be had, or no `mkfs.ext4`, or no right to mount.
-    pub fn make(mount_point: &Path, mounts: &Place) -> Result<Self> {
+    pub fn make(mount_point: &Path, mounts: &Place, keep: Arc<AtomicBool>) -> Result<Self> {
         fs::create_dir_all(mount_point)?;
         let image = mount_point.with_extension("img");
         File::create(&image)?.set_len(BYTES)?;
-        let disk = Self { image, mount_point: mount_point.to_owned(), mounts: mounts.clone() };
+        let disk = Self { image, mount_point: mount_point.to_owned(), mounts: mounts.clone(), keep };
         let lazy = "lazy_itable_init=1,lazy_journal_init=1";
         disk.mounts.run("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", lazy, &disk.image.to_string_lossy()])?;
         disk.mount()?;
@@ -118,7 +122,9 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // If somebody still holds a file there, the namespace's end unmounts it.
         let _ = self.mounts.run("umount", &[&self.mount_point.to_string_lossy()]);
-        let _ = fs::remove_file(&self.image);
+        if !self.keep.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.image);
+        }
         let _ = fs::remove_dir(&self.mount_point);
     }
 }
@@ -131,7 +137,9 @@ mod tests {
     use super::*;
 
     fn disk(test: &str, folder: &Path) -> Option<Disk> {
-        let made = Place::default().with_new_mounts().and_then(|mounts| Disk::make(&folder.join("disk"), &mounts));
+        let made = Place::default()
+            .with_new_mounts()
+            .and_then(|mounts| Disk::make(&folder.join("disk"), &mounts, Arc::default()));
         made.inspect_err(|error| eprintln!("SKIPPED {test}: {error:#}")).ok()
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -50,6 +51,7 @@ pub struct Ground {
     shim: Option<PathBuf>,
     footings: Mutex<BTreeMap<Spot, Arc<Footing>>>,
     missing: Vec<String>,
+    keep_disks: Arc<AtomicBool>,
 }
 
 impl Ground {
@@ -73,7 +75,16 @@ impl Ground {
             runner = runner.with_new_network()?;
             router.connect(Spot::Runner, &runner)?;
         }
-        Ok(Self { links, carrier, mounts, runner, shim, footings: Mutex::default(), missing })
+        Ok(Self {
+            links,
+            carrier,
+            mounts,
+            runner,
+            shim,
+            footings: Mutex::default(),
+            missing,
+            keep_disks: Arc::default(),
+        })
     }
 
     /// How the nodes are connected.
@@ -87,6 +98,11 @@ impl Ground {
     /// What was wished for and is not to be had, with reasons.
     pub fn missing(&self) -> &[String] {
         &self.missing
+    }
+
+    /// Leaves the images of all disks behind.
+    pub fn keep_disks(&self) {
+        self.keep_disks.store(true, Ordering::Relaxed);
     }
 
     /// All links.
@@ -122,7 +138,7 @@ impl Ground {
         let mut lodging = self.connect(spot, folder)?;
         let place = lodging.launch.place.clone();
         let disk = match (&self.mounts, spot) {
-            (Some(mounts), Spot::Master(_)) => Some(Disk::make(&folder.join("disk"), mounts)?),
+            (Some(mounts), Spot::Master(_)) => Some(Disk::make(&folder.join("disk"), mounts, self.keep_disks.clone())?),
             _ => None,
         };
         if let Some(disk) = &disk {
@@ -201,6 +217,6 @@ fn carrier(network: Network, links: &Arc<Links>, folder: &Path) -> Result<Carrie
 /// A mount namespace, after a disk was made in it to see whether that works.
 fn try_disks(folder: &Path) -> Result<Place> {
     let mounts = Place::default().with_new_mounts()?;
-    Disk::make(&folder.join("trial"), &mounts)?;
+    Disk::make(&folder.join("trial"), &mounts, Arc::default())?;
     Ok(mounts)
 }

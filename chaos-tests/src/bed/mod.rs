@@ -112,6 +112,12 @@ impl Bed {
         self.ground.missing().to_vec()
     }
 
+    /// Keeps the images of all disks (`m1/disk.img`, …, to be mounted with `mount -o loop`) when the bed ends: for a run
+    /// that failed. What was in an unsynced cache is not in them unless the processes ended in good order.
+    pub fn keep_disks(&self) {
+        self.ground.keep_disks();
+    }
+
     /// How the nodes are connected.
     pub fn network(&self) -> Network {
         self.ground.network()

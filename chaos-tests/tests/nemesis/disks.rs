@@ -12,17 +12,17 @@ use steersman_chaos_tests::poll::until_now;
 
 use crate::{Story, wanted};
 
-/// A file on a master's disk that nobody syncs, and how much of it is left.
-fn write_unsynced(bed: &Bed, id: u64) {
+/// A new file on a master's disk that nobody syncs. (An old one that is written anew is synced by ext4 itself.)
+fn write_unsynced(bed: &Bed, id: u64, name: &str) {
     let footing = bed.footing(Spot::Master(id)).unwrap();
-    let path = footing.disk.as_ref().unwrap().path().join("unsynced");
+    let path = footing.disk.as_ref().unwrap().path().join(name);
     let write = || File::create(&path).and_then(|mut file| file.write_all(b"unsynced"));
     footing.place.within(write).unwrap().unwrap();
 }
 
-fn unsynced(bed: &Bed, id: u64) -> Option<Vec<u8>> {
+fn what_is_left(bed: &Bed, id: u64, name: &str) -> Option<Vec<u8>> {
     let footing = bed.footing(Spot::Master(id)).unwrap();
-    let path = footing.disk.as_ref().unwrap().path().join("unsynced");
+    let path = footing.disk.as_ref().unwrap().path().join(name);
     footing.place.within(|| std::fs::read(&path).ok()).unwrap()
 }
 
@@ -31,9 +31,9 @@ async fn p01_a_power_loss_of_one_and_of_all_takes_only_what_was_not_synced() {
     let test = "power";
     let wanted = Wanted { separate_disks: true, ..wanted(test) };
     let Some(mut story) = Story::begin(test, wanted).await else { return };
-    for class in [Class::PowerLoss, Class::PowerLossAll, Class::PowerLoss] {
-        let ids = story.bed.masters();
-        ids.iter().for_each(|id| write_unsynced(&story.bed, *id));
+    for (round, class) in [Class::PowerLoss, Class::PowerLossAll, Class::PowerLoss].into_iter().enumerate() {
+        let (ids, name) = (story.bed.masters(), format!("unsynced-{round}"));
+        ids.iter().for_each(|id| write_unsynced(&story.bed, *id, &name));
         let active = story.inject(class).await;
         for id in &active.masters {
             assert!(story.bed.cluster().info_of(*id).await.is_none());
@@ -43,7 +43,7 @@ async fn p01_a_power_loss_of_one_and_of_all_takes_only_what_was_not_synced() {
         story.heal(active).await;
         for id in hit {
             assert_ne!(
-                unsynced(&story.bed, id).as_deref(),
+                what_is_left(&story.bed, id, &name).as_deref(),
                 Some(&b"unsynced"[..]),
                 "{class} of master {id} took nothing"
             );

@@ -7,7 +7,7 @@ use steersman_chaos_tests::PATIENCE;
 use steersman_chaos_tests::bed::Bed;
 use steersman_chaos_tests::bed::links::{Counts, Link, Spot};
 use steersman_chaos_tests::nemesis::{Active, Class};
-use steersman_chaos_tests::poll::until_now;
+use steersman_chaos_tests::poll::{until, until_now};
 
 use crate::{Story, wanted};
 
@@ -35,8 +35,11 @@ async fn cut(bed: &mut Bed, active: &Active, works: impl Fn(&[Link]) -> bool) {
     for link in cut {
         counted(bed, link, "a packet that is cut", |counts| counts.cut).await;
     }
-    let reign = bed.cluster().wait_leader().await;
-    assert!(bed.fit().contains(&reign.leader), "leader {} of fit {:?}", reign.leader, bed.fit());
+    until("a leader whom a majority hears", PATIENCE, async || match bed.leader().await {
+        Some(reign) if bed.fit().contains(&reign.leader) => Ok(()),
+        other => Err(format!("{other:?} of fit {:?}", bed.fit())),
+    })
+    .await;
     for link in open {
         // Who hears nobody may have nothing to say to anybody either.
         if bed.fit().contains(&[link.0, link.1].map(id)[0]) && bed.fit().contains(&id(link.1)) {

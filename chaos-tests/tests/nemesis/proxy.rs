@@ -4,7 +4,7 @@ use steersman_chaos_tests::PATIENCE;
 use steersman_chaos_tests::bed::links::Spot;
 use steersman_chaos_tests::bed::{Network, Wanted};
 use steersman_chaos_tests::nemesis::{self, Class, Skipped};
-use steersman_chaos_tests::poll::until_now;
+use steersman_chaos_tests::poll::{until, until_now};
 
 use crate::{Story, wanted};
 
@@ -29,7 +29,11 @@ async fn without_rights_a_proxy_cuts_and_delays_and_says_what_it_cannot_do() {
                 if counts.cut > 0 { Ok(()) } else { Err(format!("{counts:?}")) }
             })
             .await;
-            assert_ne!(bed.cluster().wait_leader().await.leader, id);
+            until("another leader", PATIENCE, async || match bed.leader().await {
+                Some(reign) if reign.leader != id => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
         })
         .await;
     story
