@@ -215,7 +215,7 @@ pub async fn run(setup: &Setup<'_>, means: &mut Means, stop: &mut Stop) -> Outco
     let mut course = Course { setup, map, victim, recorder, watch, load, moments, how: Vec::new() };
     let broken = course.until_broken(means, stop).await;
     let broken = course.heal(means, stop, broken).await;
-    let audit = course.wind_up(stop, broken.is_some()).await;
+    let (broken, audit) = course.wind_up(stop, broken).await;
     Ok(course.conclude(broken, audit, &health, means.is_dev()))
 }
 
@@ -399,13 +399,14 @@ impl Course<'_> {
     }
 
     /// Load on a whole cluster, its end, and the reading of everything that was acknowledged.
-    async fn wind_up(&mut self, stop: &mut Stop, haste: bool) -> Audit {
-        if !haste && self.moments.whole_us.is_some() {
+    async fn wind_up(&mut self, stop: &mut Stop, mut broken: Option<Broken>) -> (Option<Broken>, Audit) {
+        if broken.is_none() && self.moments.whole_us.is_some() {
             tokio::select! {
                 () = tokio::time::sleep(self.setup.timing.after) => {}
-                () = stop.asked() => {}
+                () = stop.asked() => broken = Some(Broken::Asked),
             }
         }
+        let haste = broken.is_some();
         self.moments.unloaded_us = self.recorder.now_us();
         let audit = async {
             self.load.stop().await;
@@ -414,8 +415,8 @@ impl Course<'_> {
             self.load.audit(if haste { AUDIT_HASTE } else { AUDIT_MAX }).await
         };
         tokio::select! {
-            audit = audit => audit,
-            () = stop.asked() => Audit::default(),
+            audit = audit => (broken, audit),
+            () = stop.asked() => (Some(Broken::Asked), Audit::default()),
         }
     }
 
@@ -431,7 +432,8 @@ impl Course<'_> {
         let result = result(broken, &checks, &verdicts, evident);
         let timeline = measure::timeline(&seen, &moments, &names_of(health));
         let masters = map.masters.iter().map(|node| node.id).collect();
-        let (kind, victim) = (setup.kind, victim.name);
+        let kind = setup.kind;
+        let victim = if kind == Kind::RollingRestart { "every node".to_owned() } else { victim.name };
         Drilled { kind, victim, how, result, moments, figures, checks, timeline, verdicts, seen, masters }
     }
 }

@@ -144,14 +144,16 @@ fn fault_length(drilled: &Drilled) -> String {
 /// From shortly before the fault to the last milestone that belongs to it.
 fn close_up(drilled: &Drilled) -> Option<Span> {
     let struck_us = drilled.moments.struck_us?;
-    let belongs = |name: &str| !matches!(name, "healed" | "whole" | "worker" | "master_silent" | "master_back");
+    let aside = ["healed", "whole", "worker", "master_silent", "master_back"];
+    let belongs = |name: &str| !drilled.kind.moves_office() || !aside.contains(&name);
     let milestones = drilled.timeline.iter().filter(|milestone| belongs(milestone.name));
     let first = milestones.clone().map(|milestone| milestone.at_us).min().unwrap_or(struck_us);
     let last = milestones.map(|milestone| milestone.at_us).max().unwrap_or(struck_us);
     let last = last.clamp(struck_us, struck_us + CLOSE_MAX_US);
-    let margin = (last - struck_us) / 12;
+    let length = last - struck_us;
     let from = first.min(struck_us).max(struck_us.saturating_sub(CLOSE_MAX_US));
-    Some(Span::new(from.saturating_sub(CLOSE_BEFORE_US.max(margin)), last + CLOSE_AFTER_US.max(margin)))
+    // The words of the last milestones need room to their right.
+    Some(Span::new(from.saturating_sub(CLOSE_BEFORE_US.max(length / 12)), last + CLOSE_AFTER_US.max(length / 3)))
 }
 
 fn whole(drilled: &Drilled) -> Span {

@@ -32,7 +32,12 @@ pub fn print(ctx: &Ctx, drills: &[Drilled]) -> Outcome {
 
 /// µs after the fault, with a sign.
 pub fn after_fault(at_us: u64, struck_us: u64) -> String {
-    if at_us >= struck_us { format!("+{}", time(at_us - struck_us)) } else { format!("-{}", time(struck_us - at_us)) }
+    let sign = if at_us >= struck_us { '+' } else { '-' };
+    match at_us.abs_diff(struck_us) {
+        us if us < 1_000_000 => format!("{sign}{}", time(us)),
+        // A failover's last milestones are ms apart, also when its first ones took seconds.
+        us => format!("{sign}{:.3} s", us as f64 / 1e6),
+    }
 }
 
 fn text(ctx: &Ctx, drilled: &Drilled) -> String {
