@@ -14,6 +14,7 @@ use steersman_proto::raft::v1 as pb;
 use steersman_proto::v1::AddMasterRequest;
 use steersman_proto::v1::cluster_client::ClusterClient;
 use steersman_raft_store::MasterNode;
+use tokio::sync::watch;
 
 use crate::exit::NodeError;
 use crate::network::Peers;
@@ -30,18 +31,44 @@ const TELL_EVERY: u32 = 50;
 
 /// Whether peers may talk Raft to this master yet.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
+pub struct Gate {
+    open: Arc<AtomicBool>,
+    foreign: watch::Sender<Option<String>>,
+}
 
 impl Gate {
     /// Lets peers in.
     pub fn open(&self) {
-        self.0.store(true, Ordering::Release);
+        self.open.store(true, Ordering::Release);
     }
 
     /// True once peers may talk Raft.
     pub fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.open.load(Ordering::Acquire)
     }
+
+    /// A peer knows master `id` under another data directory: nobody is let in any more.
+    pub fn shut_out(&self, id: u64, peer: u64) {
+        self.open.store(false, Ordering::Release);
+        self.foreign.send_replace(Some(new_data(id, peer)));
+    }
+
+    /// Waits until that is so, and says it.
+    pub async fn shut_out_by_peers(&self) -> String {
+        let mut foreign = self.foreign.subscribe();
+        let told = foreign.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        match told {
+            Some(told) => told,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn new_data(id: u64, peer: u64) -> String {
+    format!(
+        "master {id} is a member of this cluster (says master {peer}), but its data directory is new: what it once \
+         acknowledged is lost. Remove master {id} and add this one under an id that was never used"
+    )
 }
 
 /// This master, as it introduces itself.
@@ -111,10 +138,7 @@ fn recognised(myself: &Myself, peer: u64, answer: &pb::ProbeResponse) -> Result<
     let known = answer.members.iter().find(|member| member.address.as_ref().is_some_and(|address| address.id == id));
     match known {
         Some(member) if member.store == myself.node.store => Ok(()),
-        Some(_) => Err(NodeError::Foreign(format!(
-            "master {id} is a member of this cluster (says master {peer}), but its data directory is new: what it once \
-             acknowledged is lost. Remove master {id} and add this one under an id that was never used"
-        ))),
+        Some(_) => Err(NodeError::Foreign(new_data(id, peer))),
         None => Err(NodeError::Foreign(format!(
             "the cluster exists (says master {peer}) and master {id} is not a member of it. Start it with join = true and \
              add it: steersman master add {id}"

@@ -127,7 +127,8 @@ impl Peers {
 
     /// The first thing that is said to peer `to`.
     pub fn header(&self, to: u64) -> pb::Header {
-        pb::Header { cluster_id: self.0.cluster.clone(), from: self.0.from, to, version: WIRE_VERSION }
+        let to_store = String::new();
+        pb::Header { cluster_id: self.0.cluster.clone(), from: self.0.from, to, version: WIRE_VERSION, to_store }
     }
 
     /// A client on the control channel of the master at `address`: votes, heartbeats, read indexes.
@@ -218,6 +219,11 @@ impl Peer {
         self.peers.raft_address(self.target).unwrap_or_else(|| self.node.raft.clone())
     }
 
+    /// Says which data directory is meant: a peer that comes back with another one must not take part (promise P13).
+    fn header(&self) -> pb::Header {
+        pb::Header { to_store: self.node.store.clone(), ..self.peers.header(self.target) }
+    }
+
     fn client(&self, purpose: Purpose) -> RaftClient<Channel> {
         client(self.peers.channel(&self.address(), purpose))
     }
@@ -254,7 +260,7 @@ impl Peer {
         pre: bool,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
         let request = pb::VoteRequest {
-            header: Some(self.peers.header(self.target)),
+            header: Some(self.header()),
             vote: Some(vote_out(&rpc.vote)),
             last_log_id: rpc.last_log_id.as_ref().map(log_id_out),
             leadership_transfer: rpc.leadership_transfer,
@@ -298,7 +304,7 @@ impl NetTransferLeader<C> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
         let request = pb::TransferLeaderRequest {
-            header: Some(self.peers.header(self.target)),
+            header: Some(self.header()),
             from: Some(vote_out(req.from_leader())),
             to: *req.to_node_id(),
             last_log_id: req.last_log_id().map(log_id_out),
@@ -331,7 +337,7 @@ impl NetStreamAppend<C> for Peer {
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
             let input = futures::stream::once(std::future::ready(first)).chain(input);
             let sent = Arc::new(AtomicU64::new(0));
-            let outgoing = outgoing_appends(input, self.peers.header(self.target), sent.clone());
+            let outgoing = outgoing_appends(input, self.header(), sent.clone());
             let mut client = self.client(self.purpose);
             let limit = CONNECT_TIMEOUT + VOTE_TIMEOUT_MIN;
             let incoming = self.call(self.purpose, limit, client.stream_append(outgoing)).await?;
@@ -439,7 +445,7 @@ impl NetSnapshot<C> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
         let first = pb::InstallSnapshotRequest {
-            header: Some(self.peers.header(self.target)),
+            header: Some(self.header()),
             vote: Some(vote_out(&vote)),
             ..Default::default()
         };

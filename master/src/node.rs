@@ -216,6 +216,23 @@ impl ApplyObserver for Listening {
     }
 }
 
+/// When a quorum last confirmed this master's office. Cheap to clone.
+#[derive(Clone)]
+pub struct QuorumClock(RaftHandle);
+
+impl QuorumClock {
+    /// Since a quorum was ASKED what it has answered since; zero for the only voter; none if this master does not lead.
+    pub fn age(&self) -> Option<Duration> {
+        let metrics = self.0.metrics();
+        let alone = metrics.borrow_watched().membership_config.membership().voter_ids().count() == 1;
+        if alone {
+            return self.0.is_leader().then_some(Duration::ZERO);
+        }
+        let asked = self.0.data_metrics().borrow_watched().last_quorum_acked;
+        asked.map(|at| at.into_inner().elapsed())
+    }
+}
+
 /// One master. Used as `Arc<Node>`.
 pub struct Node {
     /// Its id.
@@ -363,6 +380,11 @@ impl Node {
     /// Runs a task beside Raft, where nothing that is slow delays it.
     pub(crate) fn spawn_raft(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.raft_spawner.spawn(task);
+    }
+
+    /// Tells when a quorum last confirmed this master's office.
+    pub fn quorum_clock(&self) -> QuorumClock {
+        QuorumClock(self.raft.clone())
     }
 
     pub(crate) fn quorum_age_ms(&self) -> u64 {

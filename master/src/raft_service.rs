@@ -76,6 +76,11 @@ impl RaftService {
         if header.to != self.id {
             return Err(Status::failed_precondition(format!("this is master {}, not {}", self.id, header.to)));
         }
+        if !header.to_store.is_empty() && header.to_store != self.store {
+            // It lost what it once acknowledged, and must not vouch for anything again.
+            self.gate.shut_out(self.id, header.from);
+            return Err(Status::failed_precondition(format!("master {} has another data directory", self.id)));
+        }
         Ok(())
     }
 

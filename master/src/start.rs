@@ -61,6 +61,7 @@ pub struct Running {
     pub listening: Addresses,
     raft_spawner: Spawner,
     failed: watch::Receiver<Option<Arc<StoreError>>>,
+    gate: Gate,
     control: Control,
 }
 
@@ -191,7 +192,7 @@ impl Parts {
         self.surroundings.api.spawn(bootstrap::announce(myself, node.clone()));
         fitness::start(&node, &control, &self.surroundings.raft);
         audit::start(&node, &control, &self.surroundings.api);
-        Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, control })
+        Ok(Running { node, listening, raft_spawner: self.surroundings.raft, failed, gate, control })
     }
 
     /// Opens the door, the reads and the throne, and starts what watches Raft.
@@ -269,9 +270,10 @@ impl Running {
     /// # Errors
     /// Why the node could not go on.
     pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let mut metrics = self.node.raft.metrics();
+        let (mut metrics, gate) = (self.node.raft.metrics(), self.gate.clone());
         tokio::select! {
             () = shutdown => {}
+            what = gate.shut_out_by_peers() => { self.stop_now().await; return Err(NodeError::Foreign(what)); }
             error = store_failed(&mut self.failed) => { self.stop_now().await; return Err(error); }
             error = raft_stopped(&mut metrics) => {
                 // The store knows better than Raft why it failed.

@@ -240,7 +240,14 @@ impl Session {
             let first = messages.message().await?;
             Ok::<_, Status>((messages, first))
         };
-        let (messages, first) = match tokio::time::timeout(WELCOME_TIMEOUT, opening).await {
+        // A master that froze lets its connections hang: news of another leader is not kept waiting for its welcome.
+        let mut news = self.settings.masters.subscribe();
+        let other = news.wait_for(|view| view.leader.as_deref().is_some_and(|other| other != leader));
+        let welcome = tokio::select! {
+            welcome = tokio::time::timeout(WELCOME_TIMEOUT, opening) => welcome,
+            _ = other => return Err(End::Moved),
+        };
+        let (messages, first) = match welcome {
             Ok(opened) => opened.map_err(|status| self.refused(leader, &status))?,
             Err(_) => return Err(End::Broken(format!("no welcome within {} s", WELCOME_TIMEOUT.as_secs()))),
         };

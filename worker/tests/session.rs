@@ -144,6 +144,19 @@ async fn a_redirect_is_followed_and_a_newer_leader_at_once() {
 }
 
 #[tokio::test]
+async fn p04_a_newer_leader_is_followed_while_the_old_one_keeps_a_session_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut frozen, mut next) = (FakeMaster::leading().await, FakeMaster::start().await);
+    let _worker = Local::run(worker(&dir, &[&frozen, &next]).build());
+    // It accepts the session and says no more, as a frozen master does whose connections are still there.
+    let _unanswered = frozen.session().await;
+    let began = std::time::Instant::now();
+    next.says_leads(2, Some(next.addr.clone()));
+    next.welcomed().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "a lease can be as short as this: {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn refusals_that_last_end_the_worker_with_a_named_code() {
     for (code, exit) in [
         (codes::WRONG_CLUSTER, exit::FOREIGN_DATA),

@@ -87,7 +87,7 @@ async fn asked(raft: &str, header: Option<Header>) -> Vec<String> {
 async fn p15_masters_that_do_not_belong_here_are_refused_and_the_leader_stays() {
     let mut cluster = Cluster::start(Settings { workers: 1, ..Settings::default() }).await;
     let reign = cluster.wait_leader().await;
-    let good = |to: u64| Header { cluster_id: CLUSTER.to_owned(), from: 9, to, version: 1 };
+    let good = |to: u64| Header { cluster_id: CLUSTER.to_owned(), from: 9, to, version: 1, to_store: String::new() };
     let mut table = Table::default();
     for id in cluster.master_ids() {
         let raft = cluster.master(id).addresses().raft;

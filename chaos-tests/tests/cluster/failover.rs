@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use steersman_chaos_tests::audit::{self, pid_on, task, wait_state};
 use steersman_chaos_tests::cluster::PATIENCE;
 use steersman_chaos_tests::load::Load;
-use steersman_chaos_tests::poll::until;
-use steersman_chaos_tests::spec::{group, nothing, one, shell};
+use steersman_chaos_tests::poll::{until, until_now};
+use steersman_chaos_tests::process::is_alive;
+use steersman_chaos_tests::spec::{group, nothing, one, shell, stopping};
 use steersman_chaos_tests::{Cluster, Settings, http};
 use steersman_client::Class;
-use steersman_client::v1::TaskState;
+use steersman_client::v1::{TaskSpec, TaskState};
 
 /// Longest call of a client that is let through a change of leader in good order, on a busy machine.
 const HANDOVER_CALL_MAX: Duration = Duration::from_millis(1_500);
@@ -163,4 +165,27 @@ async fn without_a_majority_status_works_and_submits_say_so_until_it_is_back() {
     let id = client.submit(one(nothing())).await.unwrap().first_id;
     wait_state(&client, id, TaskState::Succeeded, PATIENCE).await;
     assert!(http::is_ok(&http, "/readyz").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p09_a_leader_without_a_quorum_renews_no_lease() {
+    let mut cluster = Cluster::start(Settings { workers: 1, ..Settings::default() }).await;
+    let client = cluster.client();
+    let spec = TaskSpec { kill_grace_ms: 1, ..stopping(shell("exec sleep 60")) };
+    client.submit(one(spec)).await.unwrap();
+    let pid = pid_on(&client, "w1").await;
+    let reign = cluster.wait_leader().await;
+    // The worker and its leader go on talking to each other; the others could have elected another leader from now on.
+    let frozen = Instant::now();
+    for id in (1..=3).filter(|id| *id != reign.leader) {
+        cluster.master(id).process.signal(Signal::SIGSTOP);
+    }
+    let lease = cluster.settings.lease();
+    until_now("the end of the attempt", PATIENCE, || if is_alive(pid) { Err("it runs".to_owned()) } else { Ok(()) })
+        .await;
+    let ran = frozen.elapsed();
+    for id in (1..=3).filter(|id| *id != reign.leader) {
+        cluster.master(id).process.signal(Signal::SIGCONT);
+    }
+    assert!(ran < lease, "a newer leader's lease of {lease:?} would have ended before the attempt: {ran:?}");
 }

@@ -72,6 +72,25 @@ async fn p13_a_wiped_follower_is_refused_under_its_old_id_and_replaced_under_a_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_a_master_that_had_joined_and_was_wiped_is_refused_under_its_old_id() {
+    let mut cluster = Cluster::start(Settings { workers: 1, ..Settings::default() }).await;
+    let client = cluster.client();
+    cluster.start_blank_master(4).await;
+    add_and_promote(&mut cluster, &client, 4).await;
+    run_one(&client).await;
+    cluster.kill_master(4);
+    cluster.wipe_master(4);
+    // Its configuration still says that it waits to be added: it knows nobody whom it could ask.
+    cluster.start_master(4);
+    let ended = cluster.master(4).process.ended(PATIENCE).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.text);
+    for words in [codes::FOREIGN_DATA.id, "its data directory is new", "under an id that was never used"] {
+        assert!(ended.text.contains(words), "{words:?} is missing in: {}", ended.text);
+    }
+    run_one(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p13_a_blank_master_joins_from_a_snapshot_of_a_log_that_was_purged() {
     let keys = vec![("raft.snapshot_entries", "100"), ("raft.keep_entries", "0")];
     let mut cluster = Cluster::start(Settings { workers: 1, master_keys: keys, ..Settings::default() }).await;

@@ -1,7 +1,8 @@
 //! The worker's door: `steersman.worker.v1.Session`. Opens sessions through the log, then carries both directions.
 //!
 //! What always holds: a session is open only after its `OpenSession` was committed in this reign; it ends with the reign.
-//! A report is acknowledged after it is committed, never before. Heartbeats touch memory only.
+//! A report is acknowledged after it is committed, never before. Heartbeats touch memory only, and are answered only by a leader
+//! that a quorum has confirmed: the answer renews the worker's lease, which must end before that of any newer leader.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,18 +17,24 @@ use steersman_state::command::{Command, OpenSession};
 use steersman_state::effect::{Effect, Reply, Run, SessionOpened};
 use steersman_state::ids::WorkerId;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use super::status::{not_leader, status_of_propose, status_of_rejection};
 use crate::leader::Reign;
 use crate::leader::streams::{AnswerFrom, Outgoing, Session};
-use crate::node::Node;
+use crate::node::{Node, QuorumClock};
 
 /// A worker that connects says hello at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Effects packed into one message at most.
 const PACK_MAX: usize = 1_024;
+/// A heartbeat may have arrived so much later than a quorum was last asked: this part of the lease. It is half of the margin by
+/// which the worker's lease is shorter than ours; the other half is for clocks that run at other rates.
+const QUORUM_SHARE: u32 = 10;
+/// Between two looks whether a quorum has answered meanwhile: a share of Raft's heartbeat.
+const CONFIRMED_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Version of the session protocol.
 const PROTOCOL: u32 = 1;
 
@@ -78,7 +85,9 @@ pub async fn converse(node: &Node, mut incoming: impl FromWorker) -> Result<Outb
         session.send(Outgoing::Effect(effect, now));
     }
     let (close, closed) = oneshot::channel();
-    let listener = Listener { reign: reign.clone(), session, incarnation: opening.incarnation };
+    let lease = Duration::from_millis(u64::from(opened.config.lease_ms));
+    let (reign_too, quorum, incarnation) = (reign.clone(), node.quorum_clock(), opening.incarnation);
+    let listener = Listener { reign: reign_too, session, incarnation, quorum, lease };
     reign.office().spawner.spawn(listener.run(incoming, close));
     Ok(outbound(reign, queue, closed))
 }
@@ -259,6 +268,8 @@ struct Listener {
     reign: Arc<Reign>,
     session: Arc<Session>,
     incarnation: u64,
+    quorum: QuorumClock,
+    lease: Duration,
 }
 
 impl Listener {
@@ -300,12 +311,40 @@ impl Listener {
         }
     }
 
-    fn heartbeat(&self, heartbeat: pb::Heartbeat) {
+    fn heartbeat(self: &Arc<Self>, heartbeat: pb::Heartbeat) {
         self.reign.office().metrics.heartbeat();
         if let Some(load) = heartbeat.load {
             self.session.note_load(load);
         }
-        self.session.send(Outgoing::Message(Say::HeartbeatAck(pb::HeartbeatAck { seq: heartbeat.seq })));
+        let arrived = self.reign.office().world.clock.now();
+        if self.confirmed(arrived) {
+            self.answer(heartbeat.seq);
+        } else {
+            self.reign.spawn(self.clone().answer_once_confirmed(heartbeat.seq, arrived));
+        }
+    }
+
+    fn answer(&self, seq: u64) {
+        self.session.send(Outgoing::Message(Say::HeartbeatAck(pb::HeartbeatAck { seq })));
+    }
+
+    /// Whether a quorum was asked after `arrived`, or so shortly before that the lease's margin covers it, and has answered. A
+    /// newer leader's leases begin later than that.
+    fn confirmed(&self, arrived: Instant) -> bool {
+        let waited = self.reign.office().world.clock.now().saturating_duration_since(arrived);
+        self.quorum.age().is_some_and(|age| age <= waited + self.lease / QUORUM_SHARE)
+    }
+
+    /// An answer later than a lease is worth nothing.
+    async fn answer_once_confirmed(self: Arc<Self>, seq: u64, arrived: Instant) {
+        let confirmed = async {
+            while !self.confirmed(arrived) {
+                tokio::time::sleep(CONFIRMED_LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(self.lease, confirmed).await.is_ok() {
+            self.answer(seq);
+        }
     }
 
     /// Commits reports, then acknowledges them. The worker repeats what is not acknowledged, so this may give up.
