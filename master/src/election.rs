@@ -21,6 +21,8 @@ use crate::leader::Reign;
 const WORKERS_BACK_MAX: Duration = Duration::from_secs(5);
 /// Where there is work, the first attempt goes out within a few ms of the first free slot.
 const DISPATCH_MAX: Duration = Duration::from_secs(1);
+/// A handover that was announced so long ago did not happen.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at who is back.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -53,10 +55,18 @@ impl Elections {
         Self { clock, course: Arc::default() }
     }
 
-    /// An append of this leader was accepted: whatever was suspected is over.
+    /// An append of this leader was accepted: whatever was suspected is over. But for a handover that it has just announced: its
+    /// appends travel on another connection and may come later.
     pub fn heard(&self, leader: u64) {
-        let heard = Some((leader, self.clock.now()));
-        *self.course.lock() = Course { heard, ..Course::default() };
+        let now = self.clock.now();
+        let mut course = self.course.lock();
+        if let (Some((former, _)), Some((ElectionCause::Handover, since))) = (course.heard, course.suspected)
+            && former == leader
+            && now - since < HANDOVER_MAX
+        {
+            return;
+        }
+        *course = Course { heard: Some((leader, now)), ..Course::default() };
     }
 
     /// There is a reason to ask for votes. The first one counts.
@@ -172,6 +182,10 @@ mod tests {
         assert_eq!(won.course.suspected.map(|(cause, _)| cause), Some(ElectionCause::Timer));
         let (former, heard) = won.course.heard.unwrap_or((0, won.elected));
         assert_eq!((former, (won.elected - heard).as_millis()), (2, 250));
+        elections.heard(3);
+        elections.suspected(ElectionCause::Handover);
+        elections.heard(3);
+        assert_eq!(elections.won().course.suspected.map(|(cause, _)| cause), Some(ElectionCause::Handover));
         elections.asked();
         let again = elections.won();
         assert_eq!(again.course.suspected.map(|(cause, _)| cause), Some(ElectionCause::Start));

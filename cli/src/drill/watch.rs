@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use steersman_client::v1::{InfoResponse, MasterRole, event::Kind as Wire};
-use steersman_client::{Client, Error, EventItem, EventsFrom};
+use steersman_client::{Client, EventItem, EventsFrom};
 use tokio::task::JoinSet;
 
 use super::history::{Recorder, Sighting};
@@ -17,8 +17,10 @@ use crate::views;
 
 /// Between two looks at a master: well under the fastest takeover.
 const EVERY: Duration = Duration::from_millis(10);
-/// A master that takes longer is silent.
+/// A look that takes longer was in vain.
 const ANSWER_MAX: Duration = Duration::from_millis(250);
+/// So many looks in vain, one after the other, and a master is silent: on a busy machine one says nothing. A refusal says it at once.
+const MISSES: u32 = 2;
 
 /// What each master said last.
 type Latest = Arc<Mutex<BTreeMap<u64, Sighting>>>;
@@ -73,21 +75,39 @@ struct Looker {
 
 impl Looker {
     async fn run(self) {
+        // When the first of the looks in vain began, and how many there were.
+        let mut missed = None;
         loop {
+            let began_us = self.recorder.now_us();
             let asked = tokio::time::timeout(ANSWER_MAX, self.client.info()).await;
-            let seen = self.sighting(asked.ok());
-            self.note(seen);
+            let in_time = self.recorder.now_us() - began_us < ANSWER_MAX.as_micros() as u64;
+            match asked {
+                Ok(Ok(info)) => {
+                    missed = None;
+                    self.note(self.sighting(&info));
+                }
+                _ => {
+                    let (since_us, misses) = missed.unwrap_or((began_us, 0));
+                    missed = Some((since_us, misses + 1));
+                    // A channel that ran out of time may be wedged.
+                    self.client.drop_channel(&self.address);
+                    if in_time || misses + 1 >= MISSES {
+                        self.note(Sighting {
+                            at_us: since_us,
+                            master: self.id,
+                            role: "silent".to_owned(),
+                            term: 0,
+                            ready: false,
+                        });
+                    }
+                }
+            }
             tokio::time::sleep(EVERY).await;
         }
     }
 
-    fn sighting(&self, answer: Option<Result<InfoResponse, Error>>) -> Sighting {
+    fn sighting(&self, info: &InfoResponse) -> Sighting {
         let (at_us, master) = (self.recorder.now_us(), self.id);
-        let Some(Ok(info)) = answer else {
-            // A channel that ran out of time may be wedged.
-            self.client.drop_channel(&self.address);
-            return Sighting { at_us, master, role: "silent".to_owned(), term: 0, ready: false };
-        };
         let term = info.leader.as_ref().map_or(0, |leader| leader.term);
         Sighting { at_us, master, role: views::master_role(info.role), term, ready: info.ready }
     }
