@@ -297,14 +297,17 @@ fn milestone(at_us: u64, name: &'static str, what: &str, source: &str) -> Milest
 fn by_clients(seen: &Seen, struck_us: u64, healed_us: u64) -> Vec<Milestone> {
     let mut acks: Vec<u64> = submits(seen).into_iter().map(|(_, acked)| acked).collect();
     acks.sort_unstable();
+    let before = seen.sightings.iter().filter(|seen| seen.at_us < struck_us).map(|seen| seen.term).max().unwrap_or(0);
+    // Where the office moves, the gap of interest is the one that begins before the new leader is seen.
+    let moved = seen.sightings.iter().find(|sighting| sighting.at_us >= struck_us && leads_newly(sighting, before));
+    let begins_by = moved.map_or(healed_us, |sighting| sighting.at_us);
     let pairs = acks.windows(2).map(|pair| (pair[0], pair[1]));
-    let gap = pairs.filter(|(from, to)| *to >= struck_us && *from <= healed_us).max_by_key(|(from, to)| to - from);
+    let gap = pairs.filter(|(from, to)| *to >= struck_us && *from <= begins_by).max_by_key(|(from, to)| to - from);
     let mut line = Vec::new();
     if let Some((last, first)) = gap {
         line.push(milestone(last, "last_ack", "last acknowledged write before the longest gap of the fault", "client"));
         line.push(milestone(first, "first_ack", "first acknowledged write after it", "client"));
     }
-    let before = seen.sightings.iter().filter(|seen| seen.at_us < struck_us).map(|seen| seen.term).max().unwrap_or(0);
     let (mut terms, mut silent) = (BTreeSet::new(), BTreeSet::new());
     for sighting in seen.sightings.iter().filter(|sighting| sighting.at_us >= struck_us) {
         let Sighting { at_us, master, term, .. } = *sighting;
