@@ -15,6 +15,7 @@ use super::undo::{Undo, wait_done};
 use super::{Class, Done, Skipped, aim};
 use crate::bed::Bed;
 use crate::bed::books::Harm;
+use crate::bed::disk::Disk;
 use crate::bed::links::{Policy, Spot, between};
 use crate::bed::orders::{Done as Did, Order, Orders};
 
@@ -31,14 +32,16 @@ fn has_disk(bed: &Bed, id: u64) -> bool {
     bed.footing(Spot::Master(id)).is_some_and(|footing| footing.disk.is_some())
 }
 
-/// Power off, then the end of the process: the kernel gets no chance to write anything back.
-pub(super) fn cut_power(bed: &mut Bed, id: u64) -> anyhow::Result<()> {
-    let footing = bed.footing(Spot::Master(id));
-    if let Some(disk) = footing.as_ref().and_then(|footing| footing.disk.as_ref()) {
-        disk.power_off()?;
+/// Power off for all of them, then the end of the processes: the kernel gets no chance to write anything back.
+pub(super) fn cut_power(bed: &mut Bed, ids: &[u64]) -> anyhow::Result<()> {
+    for id in ids {
+        let footing = bed.footing(Spot::Master(*id));
+        footing.as_ref().and_then(|footing| footing.disk.as_ref()).map_or(Ok(()), Disk::power_off)?;
     }
-    if bed.cluster().master_node(id).is_some() {
-        bed.cluster().master(id).process.kill_all();
+    for id in ids {
+        if bed.cluster().master_node(*id).is_some() {
+            bed.cluster().master(*id).process.kill_all();
+        }
     }
     Ok(())
 }
@@ -55,9 +58,8 @@ fn lose_power(bed: &mut Bed, ids: Vec<u64>) -> Result<Done, Skipped> {
     let mut undo: Vec<Undo> = ids.iter().copied().map(Undo::PowerOn).collect();
     undo.push(Undo::Lift(layer));
     undo.extend(ids.iter().copied().map(Undo::Start));
-    let off: anyhow::Result<()> = ids.iter().try_for_each(|id| cut_power(bed, *id));
     let harm = Harm::masters(ids.clone());
-    match off {
+    match cut_power(bed, &ids) {
         Ok(()) => Ok(Done { target: aim::names(&ids), harm, undo, at_least: NOTICED }),
         Err(error) => {
             bed.links().lift(layer);

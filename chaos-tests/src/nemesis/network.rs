@@ -73,7 +73,8 @@ pub(super) async fn leader_isolated(bed: &Bed) -> Result<Done, Skipped> {
 
 /// Two masters that see each other no more, while all others see both.
 pub(super) fn bridge(bed: &Bed, dice: &mut StdRng) -> Result<Done, Skipped> {
-    let [a, b] = aim::masters(bed, dice)[..2] else {
+    let masters = aim::masters(bed, dice);
+    let (Some(&a), Some(&b)) = (masters.first(), masters.get(1)) else {
         return Err(Skipped::Unable("there are no two masters".to_owned()));
     };
     // In three masters one of the two must be spared: it may lose its leader and not be able to become one.

@@ -55,7 +55,7 @@ impl Undo {
             Self::Free(id) => free(bed, id)?,
             Self::Obey(spot, orders) => obey(bed, spot, &orders)?,
             Self::Sync(id) => sync(bed, id)?,
-            Self::LoseUnsynced(id) => super::disks::cut_power(bed, id)?,
+            Self::LoseUnsynced(id) => super::disks::cut_power(bed, &[id])?,
             Self::Replace(id) => drop(bed.replace(id).await?),
         }
         Ok(())
