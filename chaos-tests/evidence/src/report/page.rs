@@ -184,7 +184,7 @@ p { margin:8px 0; max-width:80ch } .quiet, figcaption { color:var(--quiet); font
 .badge.unknown { background:var(--unknown) } .badge.plain { background:var(--plain) }
 .wide { overflow-x:auto } table { border-collapse:collapse; min-width:55%; background:var(--card); font-size:14px }
 th { text-align:left; font-weight:600; color:var(--quiet); font-size:12px }
-th, td { padding:5px 10px; border-bottom:1px solid var(--line); vertical-align:top; overflow-wrap:anywhere }
+th, td { padding:5px 10px; border-bottom:1px solid var(--line); vertical-align:top; overflow-wrap:break-word }
 th.n, td.n { text-align:right } td.n { font-variant-numeric:tabular-nums; white-space:nowrap }
 figure { margin:10px 0 18px; background:var(--card); border:1px solid var(--line); border-radius:6px; padding:10px }
 figcaption { margin-top:6px } svg { display:block; width:100%; height:auto }

@@ -222,7 +222,7 @@ impl Plot {
         let values: Vec<f64> = lines.chain(columns).filter(|value: &f64| value.is_finite()).collect();
         let high = values.iter().copied().fold(0.0, f64::max);
         match self.scale {
-            Scale::Linear => (0.0, nice(high)),
+            Scale::Linear => (0.0, nice(high.min(OUTLIER * typical(values)))),
             Scale::Log => {
                 let low = values.iter().copied().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
                 let low = if low.is_finite() { 10f64.powf(low.log10().floor()) } else { 1.0 };
@@ -264,6 +264,14 @@ impl Plot {
                     "<rect class=\"f-{colour} column\" x=\"{from:.1}\" y=\"{above:.1}\" width=\"{width:.1}\" height=\"{high:.1}\"/>"
                 ));
                 below = above;
+            }
+            if sum > y.range.1 {
+                let at = from.min(WIDTH - RIGHT - 30.0);
+                body.push_str(&format!(
+                    "<text class=\"quiet\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>",
+                    y.top - 3.0,
+                    short(sum)
+                ));
             }
         }
         body
@@ -562,6 +570,16 @@ impl Heights {
     }
 }
 
+/// What so much exceeds what is typical is cut off at the top, with its value beside it, or all the rest would be flat.
+const OUTLIER: f64 = 3.0;
+
+/// The value that 49 of 50 do not exceed.
+fn typical(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let most = values.len() * 49 / 50;
+    values.get(most).or(values.last()).copied().filter(|value| *value > 0.0).unwrap_or(f64::INFINITY)
+}
+
 /// The next round number: 1, 2, 4 or 8 times a power of ten (quarters of it are round too).
 fn nice(value: f64) -> f64 {
     if value <= 0.0 {
@@ -621,6 +639,17 @@ mod tests {
             assert_eq!((y.at(100.0), y.at(range.0)), (10.0, 60.0));
             assert!(y.at(10.0) > y.at(20.0));
         }
+    }
+
+    #[test]
+    fn one_outlier_does_not_flatten_the_rest() {
+        let columns = (0..100).map(|at| (at, vec![if at == 50 { 5_000.0 } else { 40.0 }])).collect();
+        let stack = Some(Stack { layers: vec![("ok".into(), "good")], width_us: 1, columns });
+        let tall = Plot { stack, span: Span::new(0, 100), ..plot(Vec::new(), Scale::Linear) };
+        assert_eq!(tall.range(), (0.0, 200.0));
+        assert!(tall.draw().contains(">5000</text>"));
+        let few = Plot { stack: None, ..plot(vec![(0, Some(3.0)), (1, Some(9.0))], Scale::Linear) };
+        assert_eq!(few.range(), (0.0, 10.0));
     }
 
     #[test]
