@@ -44,7 +44,8 @@ impl Watch {
         for (id, address) in masters {
             let looker = Looker {
                 id: *id,
-                client: client.only(address).with_timeout(ANSWER_MAX),
+                // Its own deadline would look like a refusal.
+                client: client.only(address).with_timeout(ANSWER_MAX * 4),
                 address: address.clone(),
                 recorder: recorder.clone(),
                 latest: latest.clone(),
