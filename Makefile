@@ -19,6 +19,10 @@ TEST_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 TEST_ARGS ?= --workspace
 DEV_ARGS ?=
 BENCH_ARGS ?=
+SIM_ARGS ?=
+CHAOS_ARGS ?=
+# First seed of a sweep.
+FROM ?= 1
 
 # The simulation is a workspace of its own with flags of its own (chaos-tests/sim/.cargo/config.toml), which variables of
 # the environment would override.
@@ -91,8 +95,13 @@ bench: ## the figures of docs/benchmarks.md (release build; BENCH_ARGS)
 	$(CARGO) build --locked --release -p steersman -p steersman-chaos-tests --bins
 	$(TARGET_DIR)/release/steersman-bench $(BENCH_ARGS)
 
-sim: ## one simulated cluster from a seed, its history on stdout: make sim SEED=7
-	$(SIM) run --locked -q -- --seed $(or $(SEED),1)
+sim: ## simulated clusters from seeds: make sim SEED=7 ENGINE=full, make sim SEEDS=2000
+	$(SIM) build --locked -q
+ifdef SEEDS
+	target/sim/debug/steersman-sim sweep --engine $(or $(ENGINE),both) --seeds $(FROM)..$$(( $(FROM) + $(SEEDS) )) $(SIM_ARGS)
+else
+	target/sim/debug/steersman-sim --engine $(or $(ENGINE),full) --seed $(or $(SEED),1) $(SIM_ARGS)
+endif
 
 test-sim:
 	$(SIM) test --locked
@@ -114,6 +123,10 @@ test-fuzz: fuzz
 cxx:
 	@command -v c++ >/dev/null || { echo 'no C++ compiler: installing g++'; apt-get update -qq && apt-get install -y -qq g++; }
 
-chaos: ## only the tests with real processes and real faults
+chaos: ## real processes under real faults: make chaos TEST=mix TIME=60m SEED=42 (root gives all faults)
 	$(CARGO) build --locked --workspace --all-targets
-	$(MAKE) test-run TEST_ARGS='-p steersman-chaos-tests'
+	$(TARGET_DIR)/debug/steersman-chaos run --test $(or $(TEST),mix) --time $(or $(TIME),10m) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+# Every fault at least once, in a few minutes.
+test-chaos: test-build
+	$(MAKE) chaos TEST=all TIME=$(or $(TIME),4m)

@@ -17,9 +17,8 @@ pub fn log_record(bytes: &[u8]) {
         _ => rest.chunks(record::PART_BYTES).map(<[u8]>::to_vec).collect(),
     };
     let Ok(entry) = record::entry_from_parts(index, &parts) else { return };
-    let again = record::entry_parts(&entry).and_then(|parts| {
-        record::entry_from_parts(index, &parts).map_err(|error| error.at("what was just written"))
-    });
+    let again = record::entry_parts(&entry)
+        .and_then(|parts| record::entry_from_parts(index, &parts).map_err(|error| error.at("what was just written")));
     assert_eq!(again.ok(), Some(entry), "an entry does not survive being written");
 }
 
