@@ -391,7 +391,8 @@ pub(crate) fn raft_config(config: &MasterConfig) -> openraft::Config {
         allow_log_reversion: None,
         install_snapshot_timeout: timing.install_snapshot_timeout_ms,
         backoff: "20ms 40ms 80ms 120ms ...200ms".to_owned(),
-        quorum_loss_probe_interval: (config.masters.len() >= 5).then_some(600),
+        // Not less than the leader's lease and one election, or openraft refuses to start.
+        quorum_loss_probe_interval: (config.masters.len() >= 5).then_some((2 * timing.election_max_ms).max(600)),
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         max_in_snapshot_log_to_keep: timing.keep_entries,
         purge_batch_size: timing.purge_batch_entries,
@@ -532,5 +533,17 @@ mod tests {
         assert_eq!(config.enable_pre_vote, Some(true));
         assert_eq!(config.allow_log_reversion, None);
         assert!(config.validate().is_ok());
+    }
+
+    #[test]
+    fn openraft_takes_every_election_timeout_also_with_five_masters() {
+        let entry = MasterConfig::default().masters[0].clone();
+        for election_max_ms in [60, 300, 301, 600, 120_000] {
+            let mut config = MasterConfig { masters: vec![entry.clone(); 5], ..MasterConfig::default() };
+            (config.raft.heartbeat_ms, config.raft.election_min_ms) = (10, 50);
+            config.raft.election_max_ms = election_max_ms;
+            let checked = raft_config(&config).validate();
+            assert!(checked.is_ok(), "election_max_ms = {election_max_ms}: {:?}", checked.err());
+        }
     }
 }
