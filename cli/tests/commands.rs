@@ -52,6 +52,24 @@ fn p15_wrong_command_lines_end_with_2_and_say_what_is_wrong() {
         (&["master", "remove", "2"], "this needs a confirmation: Remove master 2?"),
         (&["config", "check", "/no/such.toml"], "cannot read /no/such.toml"),
         (&["dev", "--base-port", "65535"], "leaves no room below 65536"),
+        (&["drill"], "required arguments were not provided"),
+        (&["drill", "leader-sneeze"], "invalid value 'leader-sneeze'"),
+        (&["drill", "leader-kill", "--max-gap", "5"], "\"5\" has no unit: write 5s"),
+        (&["drill", "leader-kill", "--restore", "true"], "required arguments were not provided"),
+        (
+            &[
+                "master",
+                "start",
+                "--data-dir",
+                "d",
+                "--api",
+                "0.0.0.0:1",
+                "--insecure",
+                "--exit-with-parent",
+                "--faults",
+            ],
+            "--faults is for nodes on loopback only, and 0.0.0.0:1 is not",
+        ),
         (&["events", "--from", "yesterday"], "is not a log index, oldest or now"),
     ] {
         let (code, out, err) = output(args);

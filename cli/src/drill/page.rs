@@ -110,8 +110,9 @@ fn one(drilled: &Drilled) -> String {
     html += &list("Injected", &drilled.how);
     if let Some(close) = close_up(drilled) {
         let text = format!(
-            "The failover, close up: what each master said of itself every 10 ms, every acknowledged write, and the milestones that \
+            "{}: what each master said of itself every 10 ms, every acknowledged write, and the milestones that \
              the new leader reported. The shaded stretch is the fault, as far as it is shown ({} in all).",
+            if drilled.kind.moves_office() { "The failover, close up" } else { "What happened" },
             fault_length(drilled)
         );
         html += &figure(&lanes(close, &swim_lanes(drilled, close), &bands(drilled)), &text);
