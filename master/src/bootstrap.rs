@@ -101,7 +101,10 @@ pub async fn settle(
     gate: &Gate,
 ) -> Result<(), NodeError> {
     if blank && !join {
-        form(myself, initial, raft, peers).await?;
+        tokio::select! {
+            formed = form(myself, initial, raft, peers) => formed?,
+            told = gate.shut_out_by_peers() => return Err(NodeError::Foreign(told)),
+        }
     }
     gate.open();
     Ok(())

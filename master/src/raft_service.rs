@@ -57,10 +57,12 @@ impl RaftService {
     }
 
     fn check(&self, header: Option<&pb::Header>) -> Result<(), Status> {
+        // First: a master that waits for others, which may be gone for good, still learns that it is a stranger here.
+        self.check_header(header)?;
         if !self.gate.is_open() {
             return Err(Status::unavailable("this master has not settled yet whether it takes part"));
         }
-        self.check_header(header)
+        Ok(())
     }
 
     fn check_header(&self, header: Option<&pb::Header>) -> Result<(), Status> {

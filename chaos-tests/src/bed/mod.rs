@@ -226,17 +226,21 @@ impl Bed {
     }
 
     /// Nodes that ended although nothing was done to them that explains it, with their exit codes and last words. Each is
-    /// told once; [`Bed::heal_all`] starts them again.
+    /// told once and started again, as its supervisor would; it counts as impaired until the next heal sees it take part.
     pub fn crashed(&mut self) -> Vec<String> {
         let excused: Harm = self.harms().cloned().fold(self.books.late.clone(), Harm::and);
         let mut told = Vec::new();
         for id in self.cluster.master_ids().into_iter().filter(|id| !excused.masters.contains(id)) {
-            let ended = self.cluster.master(id).process.try_ended();
-            told.extend(ended.map(|ended| format!("master {id} {}", operator::last_words(&ended))));
+            let Some(ended) = self.cluster.master(id).process.try_ended() else { continue };
+            let again = self.start_if_down(id).err().map(|error| format!("; {error:#}")).unwrap_or_default();
+            told.push(format!("master {id} {}{again}", operator::last_words(&ended)));
+            self.books.late.masters.insert(id);
         }
         for name in self.workers().into_iter().filter(|name| !excused.workers.contains(name)) {
-            let ended = self.cluster.worker(&name).process.try_ended();
-            told.extend(ended.map(|ended| format!("worker {name} {}", operator::last_words(&ended))));
+            let Some(ended) = self.cluster.worker(&name).process.try_ended() else { continue };
+            let again = self.start_worker_if_down(&name).err().map(|error| format!("; {error:#}")).unwrap_or_default();
+            told.push(format!("worker {name} {}{again}", operator::last_words(&ended)));
+            self.books.late.workers.insert(name);
         }
         told
     }

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use super::undo::Undo;
-use super::{Class, Done, Skipped, aim};
+use super::{Class, Done, Skipped, aim, broken};
 use crate::bed::Bed;
 use crate::bed::books::Harm;
 use crate::bed::operator::last_words;
@@ -43,11 +43,7 @@ pub(super) async fn damage(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Re
             let target = format!("master {id}, {how}: {seen}");
             Ok(Done { target, harm, undo, at_least: Duration::from_secs(1) })
         }
-        Err(what) => {
-            // A finding; the master still has to be replaced at the end.
-            bed.enter(super::InForce { class, since: std::time::Instant::now(), harm, undo });
-            Err(Skipped::Broken(format!("master {id}, {how}: {what}")))
-        }
+        Err(what) => Err(broken(bed, class, (harm, undo), format!("master {id}, {how}: {what}")).await),
     }
 }
 

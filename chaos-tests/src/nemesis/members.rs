@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use super::undo::Undo;
-use super::{Class, Done, Skipped, aim};
+use super::{Class, Done, Skipped, aim, broken};
 use crate::bed::Bed;
 use crate::bed::books::Harm;
 use crate::bed::operator::{last_words, try_until};
@@ -45,19 +45,15 @@ pub(super) async fn wipe_rejoin(bed: &mut Bed, dice: &mut StdRng) -> Result<Done
     cluster.master(id).process.start().map_err(|error| Skipped::Unable(format!("{error:#}")))?;
     let process = &mut cluster.master(id).process;
     let ended = try_until("its end", PATIENCE, async || process.try_ended().ok_or_else(|| anyhow::anyhow!("it runs")));
-    let (harm, undo) = (Harm::masters([id]), vec![Undo::Replace(id)]);
+    let (class, harm, undo) = (Class::WipeRejoin, Harm::masters([id]), vec![Undo::Replace(id)]);
     match ended.await {
-        Ok(ended) if Class::WipeRejoin.explains(&ended) => {
+        Ok(ended) if class.explains(&ended) => {
             let target = format!("master {id}, refused with exit code 75");
             Ok(Done { target, harm, undo, at_least: Duration::from_secs(1) })
         }
-        Ok(ended) => Err(broken(bed, harm, undo, format!("wiped master {id} {}", last_words(&ended)))),
-        Err(error) => Err(broken(bed, harm, undo, format!("wiped master {id} is not refused: {error:#}"))),
+        Ok(ended) => Err(broken(bed, class, (harm, undo), format!("wiped master {id} {}", last_words(&ended))).await),
+        Err(error) => {
+            Err(broken(bed, class, (harm, undo), format!("wiped master {id} is not refused: {error:#}")).await)
+        }
     }
-}
-
-/// A finding, with the node still to be replaced at the end.
-fn broken(bed: &mut Bed, harm: Harm, undo: Vec<Undo>, what: String) -> Skipped {
-    bed.enter(super::InForce { class: Class::WipeRejoin, since: std::time::Instant::now(), harm, undo });
-    Skipped::Broken(what)
 }

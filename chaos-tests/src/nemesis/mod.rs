@@ -309,6 +309,16 @@ async fn dispatch(bed: &mut Bed, class: Class, dice: &mut StdRng) -> Result<Done
     }
 }
 
+/// A finding. What was done is undone at once, so that the run can go on.
+async fn broken(bed: &mut Bed, class: Class, (harm, undo): (Harm, Vec<Undo>), mut what: String) -> Skipped {
+    let since = Instant::now();
+    bed.enter(InForce { class, since, harm, undo });
+    if let Err(error) = bed.take_back(class, since).await {
+        what += &format!("; and then: {error:#}");
+    }
+    Skipped::Broken(what)
+}
+
 /// Takes a fault back, as an operator would: starts, opens, frees, replaces; waits until masters that it started take part.
 ///
 /// # Errors

@@ -1,8 +1,28 @@
 //! Data that is damaged or gone, and members that change.
 
+use steersman_chaos_tests::PATIENCE;
 use steersman_chaos_tests::nemesis::Class;
 
 use crate::{Story, wanted};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_a_wiped_master_is_refused_although_all_whom_its_configuration_names_are_gone() {
+    let test = "stranger";
+    let Some(mut story) = Story::begin(test, wanted(test)).await else { return };
+    for id in [1, 2] {
+        story.bed.replace(id).await.unwrap();
+    }
+    story.load.answered(3).await;
+    let cluster = story.bed.cluster();
+    cluster.kill_master(3);
+    cluster.wipe_master(3);
+    cluster.start_master(3);
+    let ended = cluster.master(3).process.ended(PATIENCE).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.text);
+    assert!(ended.text.contains("its data directory is new"), "{}", ended.text);
+    story.bed.replace(3).await.unwrap();
+    story.end().await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p13_damaged_and_wiped_masters_are_replaced_and_members_change() {

@@ -25,6 +25,9 @@ use steersman_client::LeaderWatch;
 /// Healing may replace a master; what was submitted before runs meanwhile.
 const LATEST: Duration = Duration::from_secs(60);
 
+/// Chooses whom and how the faults hit.
+const SEED: &str = "NEMESIS_SEED";
+
 /// A bed with a load, and dice.
 struct Story {
     bed: Bed,
@@ -39,7 +42,9 @@ struct Story {
 fn wanted(test: &str) -> Wanted {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("nemesis-{test}"));
     let network = Some(Network::Namespaces);
-    Wanted { masters: 3, workers: 2, network, seed: 11, folder, separate_disks: false, shim: true }
+    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(11);
+    eprintln!("{test}: {SEED}={seed}");
+    Wanted { masters: 3, workers: 2, network, seed, folder, separate_disks: false, shim: true }
 }
 
 impl Story {
