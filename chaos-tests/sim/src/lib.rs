@@ -5,6 +5,7 @@ compile_error!("the simulation needs --cfg tokio_unstable (see .cargo/config.tom
 
 pub mod fast;
 pub mod full;
+pub mod machine_clock;
 pub mod run;
 pub mod sweep;
 pub mod timeline;

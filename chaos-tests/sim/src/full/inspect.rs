@@ -12,8 +12,6 @@ use super::recorder::Recorder;
 
 /// Digests cost as much as writing a snapshot.
 const DIGEST_EVERY: u64 = 8;
-/// The wildest jump of an applied index within a step that entries alone bring about: more is a snapshot.
-const JUMP_MAX: u64 = 90;
 
 /// What was seen so far.
 #[derive(Default)]
@@ -21,6 +19,8 @@ pub struct Inspector {
     applied: BTreeMap<u64, u64>,
     reign: BTreeMap<u64, u64>,
     lives: BTreeMap<u64, u64>,
+    /// Where each master's newest snapshot stands, and how many it has built.
+    snapshots: BTreeMap<u64, (u64, u64)>,
     checked: u64,
     digests: BTreeMap<u64, (u64, u128)>,
 }
@@ -55,11 +55,9 @@ impl Inspector {
         if before == index {
             return;
         }
-        if fresh && before > 0 {
-            recorder.count("masters restarted");
-        } else if !fresh && index > before + JUMP_MAX {
-            recorder.count("snapshots installed");
-            recorder.push(Record::Installed(Installed { at_us: recorder.now_us(), master: id, index }));
+        self.look_at_snapshots(id, fresh, node, recorder);
+        if fresh {
+            recorder.count("masters started");
         } else if index < before {
             recorder.problem(format!("m{id} went back from index {before} to {index} without a restart"));
         }
@@ -71,6 +69,20 @@ impl Inspector {
         }
         if index % DIGEST_EVERY == 0 {
             self.digest(id, index, node.state.read().digest(), recorder);
+        }
+    }
+
+    /// A newer snapshot that this master has not built came from another one.
+    fn look_at_snapshots(&mut self, id: u64, fresh: bool, node: &steersman_master::node::Node, recorder: &Recorder) {
+        let Some(metrics) = node.store().map(|store| store.metrics()) else { return };
+        let index = metrics.snapshot_index.load(std::sync::atomic::Ordering::Relaxed);
+        let built = metrics.snapshot_us.count();
+        let (before, built_before) = self.snapshots.insert(id, (index, built)).unwrap_or_default();
+        if index > before && !fresh {
+            recorder.count(if built == built_before { "snapshots installed" } else { "snapshots built" });
+            if built == built_before {
+                recorder.push(Record::Installed(Installed { at_us: recorder.now_us(), master: id, index }));
+            }
         }
     }
 

@@ -43,6 +43,8 @@ const SECONDS: u64 = 60;
 const TICK: Duration = Duration::from_millis(1);
 /// From the last fault until every task is finished: the queue of a flood, the longest backoff, and leases that have to run out.
 const DRAIN_MS: u64 = 60_000;
+/// So long new work goes on after the last fault.
+const ON_MS: u64 = 2_000;
 /// From there until everything is read and the masters agree.
 const REST_MS: u64 = 20_000;
 /// Hosts of clients, of the auditor, of the operator and of followers.
@@ -55,6 +57,7 @@ const PUNISH_EXTRA_MS: u64 = 8_000;
 /// # Errors
 /// Whatever keeps the run from being run at all; broken promises are verdicts.
 pub fn run(seed: u64, options: &Options) -> anyhow::Result<Outcome> {
+    crate::machine_clock::hold();
     steersman_raft_store::runtime::seed(Some(seed));
     let setting = Setting::draw(seed, options.masters, options.wall_shift_ms);
     let mut stage = Stage::build(&setting, options)?;
@@ -139,9 +142,18 @@ impl Stage {
             self.step()?;
         }
         self.nemesis.heal(&mut self.sim);
-        self.recorder.note("nemesis", "everything is healed; no new work");
+        self.recorder.note("nemesis", "everything is healed");
+        let (healed_ms, submits) = (self.now_ms(), self.recorder.counted("submit ok"));
+        while self.now_ms() < healed_ms + ON_MS || self.recorder.counted("submit ok") == submits {
+            anyhow::ensure!(
+                self.now_ms() < healed_ms + DRAIN_MS,
+                "no submit was answered within {DRAIN_MS} ms: {}",
+                self.state_of_things()
+            );
+            self.step()?;
+        }
+        self.recorder.note("nemesis", "no new work");
         self.wishes.stop.set(true);
-        let healed_ms = self.now_ms();
         while !self.at_rest() {
             anyhow::ensure!(
                 self.now_ms() < healed_ms + DRAIN_MS,

@@ -94,11 +94,6 @@ impl Nemesis {
         }
     }
 
-    /// Whether anything is to come or rages.
-    pub fn is_calm(&self) -> bool {
-        self.plan.is_empty() && self.raging.is_empty()
-    }
-
     /// One step of time.
     pub fn step(&mut self, sim: &mut turmoil::Sim<'_>) {
         let now_ms = self.recorder.now_us() / 1_000;

@@ -43,6 +43,7 @@ impl Recorder {
     /// Time goes on.
     pub fn set_now(&self, now_us: u64) {
         self.now_us.store(now_us, Ordering::Relaxed);
+        crate::machine_clock::set(now_us);
     }
 
     /// Writes down.
@@ -66,6 +67,9 @@ impl Recorder {
 
     /// Something that must never be.
     pub fn problem(&self, text: String) {
+        if self.book.lock().problems.contains(&text) {
+            return;
+        }
         self.note("inside", format!("PROBLEM: {text}"));
         self.book.lock().problems.push(text);
     }
@@ -73,6 +77,11 @@ impl Recorder {
     /// What was covered once more.
     pub fn count(&self, name: &str) {
         *self.book.lock().coverage.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// How often.
+    pub fn counted(&self, name: &str) -> u64 {
+        self.book.lock().coverage.get(name).copied().unwrap_or(0)
     }
 
     /// An operation begins.

@@ -244,6 +244,7 @@ impl<'a> Rt<'a> {
             panic!("can only bounce host's software");
         }
 
+        self.frozen = None;
         self.cancel_tasks();
 
         if let Kind::Host { software } = &self.kind {
