@@ -129,8 +129,8 @@ pub fn map_file(variable: &CStr, bytes: usize) -> Option<*mut c_void> {
     // SAFETY: `stat` is a stat of ours.
     let whole = unsafe { libc::fstat(fd, &mut stat) } == 0 && stat.st_size >= bytes as i64;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: a new mapping at an address of the kernel's choice.
     let at = if whole {
+        // SAFETY: a new mapping at an address of the kernel's choice.
         unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) }
     } else {
         libc::MAP_FAILED

@@ -208,8 +208,14 @@ impl Bed {
     pub async fn remove_member(&mut self, id: u64) -> Result<()> {
         let client = self.operator();
         try_until(&format!("master {id} to be no member"), CHANGE, async || {
-            if member(&client.info().await?, id).is_none() {
+            let info = client.info().await?;
+            if member(&info, id).is_none() {
                 return Ok(());
+            }
+            let leader = info.leader.as_ref().and_then(|info| info.leader.as_ref());
+            if leader.is_some_and(|leader| leader.id == id) {
+                // A leader cannot be removed.
+                client.step_down(0).await?;
             }
             client.remove_master(id).await?;
             Ok(())
