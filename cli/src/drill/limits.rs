@@ -23,7 +23,7 @@ pub struct LimitArgs {
     /// Tasks given to a second worker while the first attempt still counted
     #[arg(long, default_value_t = 0, value_name = "N")]
     max_twice: u64,
-    /// Attempts after a task's first [default: 0; none where workers are stopped]
+    /// Attempts after a task's first [default: 0; any number where workers are stopped]
     #[arg(long, value_name = "N")]
     max_reruns: Option<u64>,
     /// Workers declared lost that nobody had touched
