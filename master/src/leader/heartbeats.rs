@@ -49,8 +49,9 @@ fn silent(reign: &Reign, now: Instant) -> Vec<(WorkerId, u64, u64)> {
     let mut silent = Vec::new();
     for (worker, incarnation, session, _connected) in believed {
         let heard = *seen.entry(worker).or_insert(now);
-        // Its verdict is in the log already, whoever led then.
+        // Its verdict is in the log already, whoever led then. When the brake lets it go, a lease begins.
         if state.is_held(worker) {
+            seen.insert(worker, now);
             continue;
         }
         let lease = state.lease_ms(worker).unwrap_or(u32::MAX);

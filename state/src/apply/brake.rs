@@ -70,14 +70,15 @@ impl Step<'_> {
         }
     }
 
-    /// Whoever is still silent is lost.
+    /// By an operator: whoever is still silent is lost. By itself: the others are coming back at this moment, so they get
+    /// one more lease from the leader, and then another verdict.
     fn release(&mut self, manual: bool) {
         let held = std::mem::take(&mut self.state.brake.held);
         self.state.brake.engaged = None;
-        let declared = held.len() as u64;
+        let declared = if manual { held.len() as u64 } else { 0 };
         self.events.push(Event::Brake(BrakeChange::Released { manual, declared }));
-        held.into_iter().for_each(|id| self.lose(id));
         if manual {
+            held.into_iter().for_each(|id| self.lose(id));
             self.state.brake.lost.clear();
             self.state.brake.released_until_ms = self.stamp.time_ms.saturating_add(self.state.brake.policy.window_ms);
         }
