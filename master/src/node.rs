@@ -194,11 +194,6 @@ impl Listening {
 impl ApplyObserver for Listening {
     fn applied(&self, index: u64, term: u64, applied: &Applied) {
         self.clock.observe(applied.time_ms);
-        #[cfg(feature = "seeded-bugs")]
-        let term = match self.throne.reign() {
-            Some(former) if steersman_bugs::planted("effects-on-follower") => former.term,
-            _ => term,
-        };
         if let Some(reign) = self.throne.reign()
             && reign.term == term
         {

@@ -164,13 +164,6 @@ pub async fn keep(throne: Throne, raft: RaftHandle, office: Office, mut begun: w
             won = Some((term, office.elections.won()));
         }
         let seated = throne.reign().map(|reign| reign.term);
-        #[cfg(feature = "seeded-bugs")]
-        if term.is_none() && seated.is_some() && steersman_bugs::planted("effects-on-follower") {
-            match metrics.changed().await {
-                Ok(()) => continue,
-                Err(_) => return throne.seat(None),
-            }
-        }
         if seated.is_some() && seated != term {
             tracing::info!(term = seated, "this master's reign is over");
             throne.seat(None);
