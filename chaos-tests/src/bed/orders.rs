@@ -191,9 +191,10 @@ mod tests {
         let began = std::time::Instant::now();
         assert!(dd(&orders, &file).0 && began.elapsed() >= Duration::from_millis(120));
         orders.set(Order::WriteErrno, nix::errno::Errno::ENOSPC as u64).unwrap();
-        // Standard streams, to which dd writes, are spared; tee opens its file.
-        let mut command = Command::new("tee");
-        command.arg(&file).stdin(File::open("/etc/passwd").unwrap()).env("LD_PRELOAD", library().unwrap());
+        // Standard streams, to which dd writes, are spared; this one opens its file and calls write(2) itself.
+        let script = r#"open(F, ">", $ARGV[0]); defined(syswrite(F, "x")) or die "$!\n""#;
+        let mut command = Command::new("perl");
+        command.args(["-e", script]).arg(&file).env("LD_PRELOAD", library().unwrap());
         let output = command.env(VARIABLE, orders.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("No space left"), "{said}");

@@ -11,6 +11,9 @@ use steersman_chaos_tests::poll::{until, until_now};
 
 use crate::{Story, wanted};
 
+/// One figure of a link.
+type Count = fn(Counts) -> u64;
+
 /// Every directed link between two masters.
 fn between_masters(bed: &Bed) -> Vec<Link> {
     let spots: Vec<Spot> = bed.masters().into_iter().map(Spot::Master).collect();
@@ -106,7 +109,7 @@ async fn partitions_cut_what_they_say_and_a_majority_goes_on() {
 async fn bad_weather_touches_every_link_and_stops_nothing() {
     let test = "weather";
     let Some(mut story) = Story::begin(test, wanted(test)).await else { return };
-    let seen: [(Class, fn(Counts) -> u64); 5] = [
+    let seen: [(Class, Count); 5] = [
         (Class::Delay, |counts| counts.late),
         (Class::Jitter, |counts| counts.late),
         (Class::Loss, |counts| counts.lost),
