@@ -70,8 +70,12 @@ impl Judgement {
 /// # Errors
 /// If it cannot be written.
 pub fn write_report(history: &History, verdicts: &[Verdict], path: &Path) -> Result<()> {
-    let page = String::new();
-    let _ = (history, verdicts);
+    let (run, facts) = (&history.run, &history.run.facts);
+    let test = facts.get("test").map_or("mix", String::as_str);
+    let seconds = facts.get(demands::TIME_MS).and_then(|ms| ms.parse().ok()).unwrap_or(0_u64) / 1_000;
+    let replay = Some(format!("steersman-chaos run --test {test} --time {seconds}s --seed {}", run.seed));
+    let extra = Extra { replay, ..Extra::default() };
+    let page = render(history, &demands::bounds(run), verdicts, &extra);
     std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 

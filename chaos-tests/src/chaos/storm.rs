@@ -125,14 +125,19 @@ impl Storm {
                 self.look_at_nodes(bed);
             }
         }
+        let whole = self.mend(bed).await;
+        self.look_at_nodes(bed);
+        whole
+    }
+
+    /// Takes back whatever is in force. Returns whether the bed is whole.
+    async fn mend(&mut self, bed: &mut impl Ground) -> bool {
         for lane in Lane::ALL {
             if let Some(active) = self.take_active(lane) {
                 self.heal(bed, active).await;
             }
         }
-        let whole = self.heal_all(bed).await;
-        self.look_at_nodes(bed);
-        whole
+        self.heal_all(bed).await
     }
 
     fn goes_on(&self) -> bool {
@@ -198,7 +203,8 @@ impl Storm {
         // A lane whose classes can all not be installed is empty.
         for _ in 0..2 * Class::all().len() {
             let step = track.again.pop_front().or_else(|| track.deck.draw())?;
-            if !unable.contains(&step.class) && !(overtime && had.contains(&step.class)) {
+            let done = overtime && had.contains(&step.class);
+            if !done && !unable.contains(&step.class) {
                 track.step = Some(step);
                 return Some(step);
             }
@@ -216,7 +222,10 @@ impl Storm {
             Ok(Ok(active)) => self.in_force(lane, step, active, began),
             Ok(Err(Skipped::NotNow(why))) => self.refused(lane, step, &why),
             Ok(Err(Skipped::Unable(why))) => self.unable(lane, step, why),
-            Ok(Err(Skipped::Broken(what))) => self.broken(lane, step, &what),
+            Ok(Err(Skipped::Broken(what))) => {
+                self.broken(lane, step, &what);
+                self.mend(bed).await;
+            }
             Err(panic) => self.unable(lane, step, format!("the harness failed: {}", panic_text(&*panic))),
         }
         self.renew_targets(bed);
@@ -305,7 +314,7 @@ impl Storm {
             Ok(Err(error)) => format!("{error:#}"),
             Err(panic) => panic_text(&*panic),
         };
-        self.complaints.add(format!("at the end the cluster did not come back: {why}"));
+        self.complaints.add(format!("with all faults taken back the cluster did not come back: {why}"));
         false
     }
 

@@ -91,6 +91,31 @@ async fn p13_a_master_that_had_joined_and_was_wiped_is_refused_under_its_old_id(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_a_wiped_master_is_refused_though_none_that_its_configuration_names_is_a_member_any_more() {
+    let mut cluster = Cluster::start(Settings { workers: 1, ..Settings::default() }).await;
+    let client = cluster.client();
+    for (new, old) in [(4, 1), (5, 2)] {
+        cluster.start_blank_master(new).await;
+        add_and_promote(&mut cluster, &client, new).await;
+        if cluster.wait_leader().await.leader == old {
+            client.step_down(3).await.unwrap();
+        }
+        client.remove_master(old).await.unwrap();
+        cluster.kill_master(old);
+    }
+    if cluster.wait_leader().await.leader == 3 {
+        client.step_down(4).await.unwrap();
+    }
+    cluster.kill_master(3);
+    cluster.wipe_master(3);
+    cluster.start_master(3);
+    let ended = cluster.master(3).process.ended(PATIENCE).await;
+    assert_eq!(ended.code, Some(75), "{}", ended.text);
+    assert!(ended.text.contains("its data directory is new"), "{}", ended.text);
+    run_one(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p13_a_blank_master_joins_from_a_snapshot_of_a_log_that_was_purged() {
     let keys = vec![("raft.snapshot_entries", "100"), ("raft.keep_entries", "0")];
     let mut cluster = Cluster::start(Settings { workers: 1, master_keys: keys, ..Settings::default() }).await;
