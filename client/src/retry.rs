@@ -28,6 +28,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const TRY_MIN: Duration = Duration::from_millis(1);
 /// The server learns of a deadline this much later than ours, so that our own words end the try.
 const SERVER_GRACE: Duration = Duration::from_millis(50);
+/// A last round with less time than this for each master is not begun for a change that surely has not happened yet: a
+/// master waits up to 200 ms for a leader before it refuses, and to cut it short would make a sure refusal an unknown outcome.
+const LAST_TRY_MIN: Duration = Duration::from_millis(300);
 /// How long a worker that is not connected is waited for: a resumed session takes far less after a failover.
 const WORKER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -326,7 +329,10 @@ impl<'a> Quest<'a> {
         self.redirects = 0;
         self.failed.clear();
         let pause = self.backoff.pause(&*self.client.inner.world.entropy);
-        let unused = if self.reached { Duration::ZERO } else { self.call.extra };
+        let known = self.client.inner.masters.lock().count() as u32;
+        let sure = self.call.kind != Kind::Read && !self.maybe_done;
+        let least = if sure { (LAST_TRY_MIN * known).min(self.client.timeout / 4) } else { Duration::ZERO };
+        let unused = least + if self.reached { Duration::ZERO } else { self.call.extra };
         if pause < self.left().saturating_sub(unused) { Ok(pause) } else { Err(self.give_up(address, status)) }
     }
 
