@@ -7,16 +7,25 @@
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Engine, seed, and what it found.
-const FOUND: &[(&str, u64, &str)] = &[];
+/// Engine, seed, further words of the command line, and what it found.
+const FOUND: &[(&str, u64, &[&str], &str)] = &[
+    ("full", 1, &[], "five masters with election timeouts above 300 ms did not start"),
+    (
+        "full",
+        5,
+        &["--masters", "3"],
+        "HTTP/2 forgot reset streams by the machine's clock: two runs of one seed differed",
+    ),
+    ("full", 19, &["--masters", "3"], "a snapshot that was not needed was acknowledged before the entries were synced"),
+];
 
 /// New seeds of each engine: with the others of this workspace under four minutes on two cores.
 const NEW: &[(&str, u64)] = &[("full", 8), ("fast", 40)];
 
-fn sweep(engine: &str, seeds: std::ops::Range<u64>, twice: u64) {
+fn sweep(engine: &str, seeds: std::ops::Range<u64>, more: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_steersman-sim"))
         .args(["sweep", "--engine", engine, "--seeds", &format!("{}..{}", seeds.start, seeds.end), "--jobs", "2"])
-        .args(["--twice", &twice.to_string()])
+        .args(more)
         .args(["--keep", concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/sim-failures")])
         .output()
         .unwrap();
@@ -26,9 +35,10 @@ fn sweep(engine: &str, seeds: std::ops::Range<u64>, twice: u64) {
 
 #[test]
 fn seeds_that_found_something_stay_good() {
-    for (engine, seed, what) in FOUND {
+    for (engine, seed, more, what) in FOUND {
         eprintln!("{engine} {seed}: {what}");
-        sweep(engine, *seed..*seed + 1, 0);
+        let more: Vec<&str> = more.iter().copied().chain(["--twice", "1"]).collect();
+        sweep(engine, *seed..*seed + 1, &more);
     }
 }
 
@@ -38,6 +48,6 @@ fn new_seeds_are_good() {
     let base = std::env::var("STEERSMAN_SIM_SEED").map_or(now, |seed| seed.parse().unwrap());
     println!("new seeds begin at {base}: STEERSMAN_SIM_SEED={base} runs them again");
     for (engine, count) in NEW {
-        sweep(engine, base..base + count, 0);
+        sweep(engine, base..base + count, &[]);
     }
 }

@@ -12,6 +12,9 @@ use steersman_evidence::record::{Call, Complete, Fault, FencedWrite, Interval, I
 
 use super::answers::Told;
 
+/// After a silence of so many µs an attempt did not run meanwhile: five signs of life are missing.
+pub const SILENT_US: u64 = 100_000;
+
 #[derive(Default)]
 struct Book {
     records: Vec<Record>,
@@ -135,11 +138,17 @@ impl Recorder {
         self.book.lock().open.insert(token, interval);
     }
 
-    /// It lives.
+    /// It lives. After a silence it did not run meanwhile: that was one interval, and this is the next.
     pub fn interval_alive(&self, token: u64) {
         let now = self.now_us();
-        if let Some(interval) = self.book.lock().open.get_mut(&token) {
-            interval.seen_us = now;
+        let mut book = self.book.lock();
+        let Some(interval) = book.open.get_mut(&token) else { return };
+        let before = interval.seen_us;
+        interval.seen_us = now;
+        if now - before > SILENT_US {
+            let past = Interval { to_us: Some(before), seen_us: before, ..interval.clone() };
+            interval.from_us = now;
+            book.records.push(Record::Interval(past));
         }
     }
 
@@ -148,7 +157,10 @@ impl Recorder {
         let mut book = self.book.lock();
         if let Some(mut interval) = book.open.remove(&token) {
             (interval.to_us, interval.seen_us) = (Some(at_us), at_us);
-            book.records.push(Record::Interval(interval));
+            // One that was stopped in the very step in which its worker woke did not run.
+            if interval.from_us < at_us {
+                book.records.push(Record::Interval(interval));
+            }
         }
     }
 

@@ -11,14 +11,12 @@ use steersman_proto::v1::{Backoff, Handler as HandlerWork, OnPartition, RetryOn,
 use steersman_worker::{Handler, HandlerContext, HandlerError};
 use steersman_world::{Entropy as _, SeededEntropy};
 
-use super::recorder::Recorder;
+use super::recorder::{Recorder, SILENT_US};
 
 /// Name under which workers offer it.
 pub const HANDLER: &str = "work";
 /// Between two signs of life.
 const STEP: Duration = Duration::from_millis(20);
-/// After a silence of so many µs the attempt did not run meanwhile.
-const SILENT_US: u64 = 100_000;
 /// More than the faults of a run can end.
 const ATTEMPTS_MAX: u32 = 40;
 

@@ -274,8 +274,7 @@ impl<'a> Rt<'a> {
 fn init(config: &mut Config) -> (Runtime, LocalSet) {
     let mut tokio_builder = tokio::runtime::Builder::new_current_thread();
 
-    #[cfg(tokio_unstable)]
-    tokio_builder.unhandled_panic(tokio::runtime::UnhandledPanic::ShutdownRuntime);
+    // STEERSMAN: a task's panic ends that task alone, as on a real machine; whoever wants to know has a panic hook.
 
     if config.enable_io {
         tokio_builder.enable_io();
@@ -303,16 +302,7 @@ fn init(config: &mut Config) -> (Runtime, LocalSet) {
 }
 
 fn new_local() -> LocalSet {
-    #[cfg(not(tokio_unstable))]
-    let local = LocalSet::new();
-
-    #[cfg(tokio_unstable)]
-    let mut local = LocalSet::new();
-
-    #[cfg(tokio_unstable)]
-    local.unhandled_panic(tokio::runtime::UnhandledPanic::ShutdownRuntime);
-
-    local
+    LocalSet::new()
 }
 
 fn with<R>(tokio: &Runtime, local: &LocalSet, f: impl FnOnce() -> R) -> R {
