@@ -23,6 +23,7 @@ use crate::{fitness, takeover};
 pub use crate::propose::led_term;
 pub use crate::raft_service::RaftHandle;
 pub use crate::reads::AskLeader;
+pub use crate::wire::has_hole;
 
 /// A master that runs.
 pub struct Bare {

@@ -335,6 +335,9 @@ impl NetStreamAppend<C> for Peer {
             // comes to it, and dials a dead peer a thousand times a second.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            if wire::has_hole(first.prev_log_id.as_ref(), &first.entries) {
+                return Err(Unreachable::from_string("what this follower needs was purged meanwhile").into());
+            }
             let input = futures::stream::once(std::future::ready(first)).chain(input);
             let sent = Arc::new(AtomicU64::new(0));
             let outgoing = outgoing_appends(input, self.header(), sent.clone());
@@ -357,7 +360,10 @@ where
     S: Stream<Item = AppendEntriesRequest<C>> + Send + 'static,
 {
     let mut header = Some(header);
-    input.map(move |request| {
+    let whole = |request: &AppendEntriesRequest<C>| {
+        std::future::ready(!wire::has_hole(request.prev_log_id.as_ref(), &request.entries))
+    };
+    input.take_while(whole).map(move |request| {
         sent.fetch_add(1, Ordering::Relaxed);
         pb::AppendRequest {
             header: header.take(),

@@ -87,6 +87,16 @@ fn membership_in(membership: pb::Membership) -> Result<RaftMembership, WireError
     RaftMembership::new(configs, nodes).map_err(|error| WireError(format!("membership: {error}")))
 }
 
+/// Whether entries are missing between the one that an append builds on and its first.
+///
+/// openraft reads the log for a follower that is far behind without holding off the purge: what it then builds begins after
+/// the hole, and only its debug assertions say so. No follower's log takes that, and the follower's master would stop. Not
+/// sent, it is an error like any other of the network: Raft looks again and sends a snapshot.
+pub fn has_hole(prev: Option<&LogId>, entries: &[Entry]) -> bool {
+    let next = prev.map_or(0, |prev| prev.index() + 1);
+    entries.first().is_some_and(|first| first.log_id.index() != next)
+}
+
 /// A log entry for the wire. The batch's bytes are shared, not copied.
 pub fn entry_out(entry: &Entry) -> pb::Entry {
     let payload = match &entry.payload {
@@ -108,4 +118,23 @@ pub fn entry_in(entry: pb::Entry) -> Result<Entry, WireError> {
         pb::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_in(membership)?),
     };
     Ok(Entry::new(log_id, payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blank(index: u64) -> Entry {
+        Entry::new(LogId::new(1_u64.into(), index), EntryPayload::Blank)
+    }
+
+    #[test]
+    fn an_append_that_begins_after_purged_entries_has_a_hole() {
+        let prev = LogId::new(1_u64.into(), 544);
+        assert!(has_hole(Some(&prev), &[blank(600)]));
+        assert!(!has_hole(Some(&prev), &[blank(545), blank(546)]));
+        assert!(!has_hole(Some(&prev), &[]));
+        assert!(!has_hole(None, &[blank(0)]));
+        assert!(has_hole(None, &[blank(7)]));
+    }
 }

@@ -43,6 +43,9 @@ const OPENRAFT_ROOMS: &[&str] = &[
     "master/src/bootstrap.rs",
     "master/src/takeover.rs",
     "master/src/wire.rs",
+    // A master over any network, and the simulated network itself.
+    "master/src/bare.rs",
+    "chaos-tests/sim/src/fast/",
 ];
 const WIRE_ROOMS: &[&str] = &[
     "master/src/grpc/",
