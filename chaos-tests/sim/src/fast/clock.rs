@@ -13,6 +13,10 @@ use tokio::time::Instant;
 /// Unix time at which every simulation begins: an arbitrary fixed date, only ever shown.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 
+/// A node's clock is always ahead of tokio's by something, however slow it runs for a while: the product may sleep until an
+/// instant of its own clock, and one that tokio's clock has passed already would be no sleep at all.
+const AHEAD: Duration = Duration::from_secs(2);
+
 struct Rate {
     since: Instant,
     local: Instant,
@@ -30,8 +34,9 @@ impl NodeClock {
     /// Right clocks, the wall clock ahead by so many ms.
     pub fn new(wall_shift_ms: u64) -> Self {
         let now = Instant::now();
+        let local = now + AHEAD;
         let wall_ms = AtomicI64::new(EPOCH_MS + wall_shift_ms as i64);
-        Self { began: now, rate: Mutex::new(Rate { since: now, local: now, ppm: 0 }), wall_ms }
+        Self { began: now, rate: Mutex::new(Rate { since: now, local, ppm: 0 }), wall_ms }
     }
 
     /// From now on it gains so many µs per second.

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use steersman_proto::v1::WorkerMode;
+use steersman_raft_store::CrashMode;
 use steersman_world::{Entropy as _, SeededEntropy};
 use tokio::time::Instant;
 
 use super::client::{Client, group};
 use super::hub::Hub;
+use super::panics;
 use super::worker::Worker;
 
 /// A leader that commits, after the last fault.
@@ -55,6 +57,10 @@ pub async fn end(hub: &Arc<Hub>, workers: &[Arc<Worker>], clients: tokio::task::
 
 fn heal(hub: &Arc<Hub>, workers: &[Arc<Worker>]) {
     hub.calm.store(true, Ordering::Relaxed);
+    if panics::seen().iter().any(|panic| panics::is_known(panic)) {
+        // The assertion ended a task that sends to one follower, for the rest of that leader's term.
+        hub.known().iter().for_each(|id| hub.kill(*id, CrashMode::KeepBatches(usize::MAX), false));
+    }
     for id in hub.known() {
         hub.revive(id);
     }

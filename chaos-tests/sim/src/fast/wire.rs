@@ -21,7 +21,7 @@ use openraft::raft::{
 };
 use openraft::{EntryPayload, ReadPolicy};
 use parking_lot::Mutex;
-use steersman_master::bare::{AskLeader, Bare, RaftHandle};
+use steersman_master::bare::{AskLeader, Bare, RaftHandle, has_hole};
 use steersman_master::node::{LeaderHint, ProposeError};
 use steersman_raft_store::{MasterNode, Proposal, Snapshot, SnapshotData, TypeConfig};
 use steersman_world::{BoxIo, Incoming, Net};
@@ -149,6 +149,9 @@ impl Wire {
         let wire = Self { hub: self.hub.clone(), from: self.from, to: self.to, pulse: true };
         async move {
             while let Some(request) = input.next().await {
+                if has_hole(request.prev_log_id.as_ref(), &request.entries) {
+                    return;
+                }
                 // A copy of an append from a connection that is long gone: as late as the weather likes.
                 if let Fate::Arrives(_, Some(again)) = wire.hub.links.fate(wire.from, wire.to) {
                     let (copy, from) = (request.clone(), wire.from);
@@ -223,6 +226,10 @@ impl NetStreamAppend<C> for Wire {
         Box::pin(async move {
             // As in the product: openraft's backoff is a wait inside of `input`.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            if has_hole(first.prev_log_id.as_ref(), &first.entries) {
+                self.hub.journal.count("append with a hole held back");
+                return Err(unreachable("what this follower needs was purged meanwhile").into());
+            }
             if self.pulse {
                 let answer = self.pulse(first, option.hard_ttl()).await?;
                 return Ok(stream::iter([Ok(answer)]).boxed());

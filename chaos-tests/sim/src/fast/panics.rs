@@ -1,0 +1,38 @@
+//! Panics of simulated tasks, which tokio keeps to itself.
+//!
+//! What always holds: a panic in any task of a run makes the run bad, but for one assertion of openraft that is known.
+
+use std::sync::{Mutex, Once, PoisonError};
+
+static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static HOOKED: Once = Once::new();
+
+/// What openraft's debug builds assert when entries were purged under a follower that still needs them. Release builds do
+/// not, and build an append with a hole instead, which the product does not send (`master/src/wire.rs`, `has_hole`).
+const PURGED: &str = "to be immediately before the first entry at index";
+
+/// From now on every panic of this process is noted; what was noted before is forgotten.
+pub fn watch() {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    HOOKED.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let text = panic.to_string();
+            let known = is_known(&text);
+            SEEN.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            if !known {
+                usual(panic);
+            }
+        }));
+    });
+}
+
+/// All of them, in order.
+pub fn seen() -> Vec<String> {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Whether it is the one that is known.
+pub fn is_known(panic: &str) -> bool {
+    panic.contains(PURGED)
+}
