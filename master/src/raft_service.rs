@@ -183,6 +183,9 @@ impl RaftRpc for RaftService {
         let receiver = self.control.receive_snapshot().map_err(disk)?;
         let snapshot = receive(receiver, incoming).await?;
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(broken)?;
+        // A snapshot that this master does not need, for it has received the entries themselves, is answered at once, and the
+        // leader then counts those entries as kept here: so they have to be.
+        self.control.canary().await.map_err(disk)?;
         Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(vote_out(&answer.vote)) }))
     }
 
