@@ -58,6 +58,7 @@ impl Net for MemNet {
 struct Cluster {
     net: Arc<MemNet>,
     masters: BTreeMap<u64, Running>,
+    disks: BTreeMap<u64, MemDisk>,
 }
 
 fn addresses(id: u64) -> Addresses {
@@ -79,6 +80,7 @@ fn config(id: u64) -> MasterConfig {
     };
     // Slow enough that a busy machine keeps its leader.
     (config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms) = (100, 800, 1_600);
+    config.raft.disk_stall_ms = 1_000;
     (config.shutdown.drain_ms, config.shutdown.transfer_ms) = (200, 0);
     config
 }
@@ -86,14 +88,15 @@ fn config(id: u64) -> MasterConfig {
 impl Cluster {
     async fn start() -> Self {
         let net = Arc::new(MemNet::default());
+        let disks: BTreeMap<u64, MemDisk> = [1, 2, 3].map(|id| (id, MemDisk::new())).into();
         let starting = [1, 2, 3].map(|id| {
             let world = World { clock: Arc::new(RealClock), entropy: Arc::new(RealEntropy), net: net.clone() };
-            let disk = Arc::new(MemDisk::new());
+            let disk = Arc::new(disks[&id].clone());
             let surroundings = Surroundings { disk, raft: Spawner::ambient(), api: Spawner::ambient() };
             async move { (id, start(config(id), world, surroundings).await.unwrap()) }
         });
         let masters = tokio::time::timeout(PATIENCE, join_all(starting)).await.expect("no cluster in time");
-        let cluster = Self { net, masters: masters.into_iter().collect() };
+        let cluster = Self { net, masters: masters.into_iter().collect(), disks };
         cluster.leader().await;
         cluster
     }
@@ -493,4 +496,37 @@ async fn p15_an_unknown_format_level_stops_the_masters_with_their_exit_code() {
     let ended = cluster.masters.remove(&leader).unwrap().until(std::future::pending());
     let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
     assert_eq!(ended.unwrap_err().exit_code(), 76);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_a_leader_whose_disk_stalls_is_replaced_and_leads_no_more_until_it_writes() {
+    let cluster = Cluster::start().await;
+    let former = cluster.leader().await;
+    let node = cluster.masters[&former].node.clone();
+    cluster.disks[&former].set_sync_delay(Duration::from_secs(4));
+    poll("another leader, found by the canary alone", || {
+        let leads = |master: &&Running| master.node.id != former && master.node.reign().is_some();
+        cluster.masters.values().find(leads).map(|master| master.node.id)
+    })
+    .await;
+    assert!(node.reign().is_none() && node.status().disk_stalled && !observe::progress(&node).1);
+    let refused = node.propose(None, Command::Tick).await;
+    assert!(refused.is_err(), "{refused:?}");
+    cluster.disks[&former].set_sync_delay(Duration::ZERO);
+    poll("the disk to be well again", || (!node.status().disk_stalled && observe::progress(&node).1).then_some(()))
+        .await;
+    assert!(node.reign().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_a_leader_whose_disk_fails_stops_by_name_and_the_others_go_on() {
+    let mut cluster = Cluster::start().await;
+    let former = cluster.leader().await;
+    cluster.disks[&former].set_failure(Some(io::ErrorKind::StorageFull));
+    let failing = cluster.masters.remove(&former).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, failing.until(std::future::pending())).await.expect("it goes on");
+    assert_eq!(ended.unwrap_err().exit_code(), 74);
+    let heir = cluster.leader().await;
+    assert_ne!(heir, former);
+    cluster.masters[&heir].node.propose(None, Command::Tick).await.unwrap();
 }

@@ -4,6 +4,7 @@
 //! acknowledged is lost, no task has two accepted outcomes, the history is sound).
 #![allow(clippy::unwrap_used)]
 
+mod brake;
 mod events;
 mod failover;
 mod late_reports;
@@ -11,4 +12,6 @@ mod membership;
 mod reads;
 mod requests;
 mod restarts;
+mod stall;
+mod verify;
 mod workers;
