@@ -1,5 +1,8 @@
 //! Seeds that once found something, with what was wrong.
 
 /// Seed, and what it found.
-pub const REGRESSIONS: &[(u64, &str)] =
-    &[(2, "a leader built an append that begins after purged entries; the follower's master would have stopped")];
+pub const REGRESSIONS: &[(u64, &str)] = &[
+    (2, "a leader built an append that begins after purged entries; the follower's master would have stopped"),
+    (106, "the same, in another build"),
+    (10, "a node's slow clock made a follower of the event stream spin: a sleep until an instant of that clock was none"),
+];
