@@ -159,9 +159,8 @@ async fn every_kind_of_drill_passes_and_is_reported() {
     assert_eq!(dev.frozen(), Vec::<u32>::new());
     dev.healthy().await;
     let causes: Vec<String> = dev.reports().iter().map(|report| report["cause"].as_str().unwrap().to_owned()).collect();
-    for cause in ["reset", "timer", "handover"] {
-        assert!(causes.iter().any(|told| told == cause), "{cause} is not among {causes:?}");
-    }
+    let unplanned = causes.iter().filter(|cause| ["reset", "timer"].contains(&cause.as_str())).count();
+    assert!(unplanned >= 3, "kill, pause and partition at least: {causes:?}");
 }
 
 /// The milestones of a failover come in the only order in which they can.

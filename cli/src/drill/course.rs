@@ -199,7 +199,7 @@ pub fn cast(health: &Health, kind: Kind) -> Outcome<(Map, Node)> {
 /// # Errors
 /// When it could not begin; whatever goes wrong later is in the result.
 pub async fn run(setup: &Setup<'_>, means: &mut Means, stop: &mut Stop) -> Outcome<Drilled> {
-    let health = Health::take(setup.client).await?;
+    let health = rails::settled(setup.client).await?;
     let (map, victim) = cast(&health, setup.kind)?;
     means.plan(setup.kind, &victim)?;
     let recorder = Recorder::new();

@@ -273,8 +273,11 @@ pub fn timeline(seen: &Seen, moments: &Moments, names: &BTreeMap<u64, String>) -
     for arrived in seen.events.iter().filter(|arrived| arrived.at_us >= struck_us) {
         for kind in arrived.batch.events.iter().filter_map(|event| event.kind.as_ref()) {
             match kind {
-                Wire::ElectionReport(report) if told.insert(report.term) => {
-                    line.extend(by_leader(report, seen, moments))
+                // The report of an election before the fault may come after it.
+                Wire::ElectionReport(report)
+                    if zero_us(report, seen, moments) + report.elected_us >= struck_us && told.insert(report.term) =>
+                {
+                    line.extend(by_leader(report, seen, moments));
                 }
                 Wire::WorkerChanged(e) if matches!(e.change.as_str(), "lost" | "left" | "draining" | "registered") => {
                     let name = names.get(&e.worker_id).cloned().unwrap_or_else(|| format!("worker {}", e.worker_id));

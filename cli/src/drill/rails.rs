@@ -17,6 +17,8 @@ use crate::status::Picture;
 const LAG_MAX: u64 = 1_000;
 /// Between two looks at a cluster that mends.
 const LOOK: Duration = Duration::from_millis(50);
+/// A cluster that is not whole gets so long before a drill of it is refused.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// Workers that are looked at.
 const WORKERS_MAX: u32 = 1_000;
 
@@ -82,6 +84,17 @@ impl Health {
         }
         troubles
     }
+}
+
+/// As [`Health::take`], once the cluster is whole or has had [`SETTLE_MAX`] to become so: one slow answer on a busy machine is no
+/// reason to refuse.
+///
+/// # Errors
+/// As [`Health::take`].
+pub async fn settled(client: &Client) -> Outcome<Health> {
+    // What is still missing then is told by whoever checks.
+    drop(whole_again(client, &[], Instant::now() + SETTLE_MAX).await);
+    Health::take(client).await
 }
 
 /// Refuses what could cost the quorum or all workers.
