@@ -469,31 +469,6 @@ async fn check(ctx: &Ctx, worker: &str) -> Outcome {
     print_one(ctx, worker, &fields, &json)
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn settings_are_parsed_or_refused_with_the_remedy() {
-        let given = |texts: &[&str]| settings(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        let request = given(&["capacity=20", "heartbeat=500ms", "label.zone=b=c", "label.gone="]).unwrap();
-        assert_eq!((request.capacity, request.heartbeat_ms), (Some(20), Some(500)));
-        assert_eq!(views::labels_text(&request.set_labels), "zone=b=c");
-        assert_eq!(request.remove_labels, ["gone"]);
-        for (wrong, wanted) in [
-            ("capacity", "is not KEY=VALUE"),
-            ("capacity=many", "not a whole number"),
-            ("heartbeat=5", "write 5s"),
-            ("label.=x", "no such setting"),
-            ("colour=red", "no such setting"),
-        ] {
-            let failure = given(&[wrong]).unwrap_err();
-            assert!(failure.message.contains(wanted) && failure.exit == exit::USAGE, "{wrong}: {}", failure.message);
-        }
-    }
-}
-
 async fn brake(ctx: &Ctx, command: BrakeCommand) -> Outcome {
     let client = ctx.client()?;
     let brake = match command {
@@ -529,4 +504,29 @@ fn show_brake(ctx: &Ctx, brake: &BrakeInfo) -> Outcome {
     ];
     let id = if brake.engaged { "engaged" } else { "released" };
     print_one(ctx, id, &fields, &views::brake_json(brake))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn settings_are_parsed_or_refused_with_the_remedy() {
+        let given = |texts: &[&str]| settings(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let request = given(&["capacity=20", "heartbeat=500ms", "label.zone=b=c", "label.gone="]).unwrap();
+        assert_eq!((request.capacity, request.heartbeat_ms), (Some(20), Some(500)));
+        assert_eq!(views::labels_text(&request.set_labels), "zone=b=c");
+        assert_eq!(request.remove_labels, ["gone"]);
+        for (wrong, wanted) in [
+            ("capacity", "is not KEY=VALUE"),
+            ("capacity=many", "not a whole number"),
+            ("heartbeat=5", "write 5s"),
+            ("label.=x", "no such setting"),
+            ("colour=red", "no such setting"),
+        ] {
+            let failure = given(&[wrong]).unwrap_err();
+            assert!(failure.message.contains(wanted) && failure.exit == exit::USAGE, "{wrong}: {}", failure.message);
+        }
+    }
 }

@@ -57,6 +57,8 @@ const WIRE_ROOMS: &[&str] = &[
     "master/src/bootstrap.rs",
     "master/src/reads.rs",
     "master/src/wire.rs",
+    // Compiled under `cfg(fuzzing)` alone.
+    "master/src/fuzzing.rs",
 ];
 const WORLD_ROOMS: &[&str] = &["world/", "cli/", "chaos-tests/"];
 /// The store measures its own syncs with tokio's clock, which a simulation owns; its disk is a seam of its own.
