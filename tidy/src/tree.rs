@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::scan;
 
 /// Folders that are not ours or not source.
-const SKIPPED: &[&str] = &["target", ".git", "runs", "proptest-regressions", "vendor"];
+const SKIPPED: &[&str] = &["target", ".git", "runs", "proptest-regressions"];
 
 /// One Rust file.
 #[derive(Debug, Clone)]

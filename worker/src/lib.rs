@@ -30,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steersman_world::World;
+use steersman_world::{Spawner, World};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -70,6 +70,7 @@ pub struct WorkerBuilder {
     handlers: BTreeMap<String, Arc<dyn Handler>>,
     processes: Processes,
     facts: Option<Arc<dyn Facts>>,
+    spawner: Option<Spawner>,
     identity: Option<Identity>,
     http_bound: Option<oneshot::Sender<SocketAddr>>,
 }
@@ -100,6 +101,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn facts(mut self, facts: Arc<dyn Facts>) -> Self {
         self.facts = Some(facts);
+        self
+    }
+
+    /// Runs its own tasks by this spawner instead of on the ambient runtime. Handlers run on the ambient one.
+    #[must_use]
+    pub fn spawner(mut self, spawner: Spawner) -> Self {
+        self.spawner = Some(spawner);
         self
     }
 
@@ -137,6 +145,7 @@ impl Worker {
             handlers: BTreeMap::new(),
             processes: Processes::None,
             facts: None,
+            spawner: None,
             identity: None,
             http_bound: None,
         }
@@ -159,7 +168,9 @@ impl Worker {
         let executors = executors_of(&config, parts.handlers, parts.processes, &parts.world);
         let (held, events) = open_executors(&executors).await?;
         let facts = parts.facts.unwrap_or_else(|| Arc::new(SystemFacts::new(config.data_dir.clone())));
-        let running = Running::start(Start { config, world: parts.world, identity, executors, held, events, facts });
+        let spawner = parts.spawner.unwrap_or_else(Spawner::ambient);
+        let start = Start { config, world: parts.world, identity, executors, held, events, facts, spawner };
+        let running = Running::start(start);
         let bound = running.listen().await?;
         if let (Some(tell), Some(bound)) = (parts.http_bound, bound) {
             let _ = tell.send(bound);
@@ -227,6 +238,7 @@ struct Start {
     held: Vec<Held>,
     events: mpsc::UnboundedReceiver<Event>,
     facts: Arc<dyn Facts>,
+    spawner: Spawner,
 }
 
 /// The parts of a worker at work.
@@ -247,7 +259,7 @@ struct Running {
 
 impl Running {
     fn start(start: Start) -> Self {
-        let Start { config, world, identity, executors, held, events, facts } = start;
+        let Start { config, world, identity, executors, held, events, facts, spawner } = start;
         let (lease, metrics) = (Arc::new(Lease::default()), Arc::new(Metrics::default()));
         let (inputs, inputs_out) = mpsc::channel(INPUT_LANE);
         let (stop_tell, stop_asked) = mpsc::channel(8);
@@ -281,8 +293,8 @@ impl Running {
             draining: draining.subscribe(),
             finish: finish.clone(),
         });
-        let runner = AbortOnDropHandle::new(tokio::spawn(runner.run(inputs_out, events)));
-        let session = AbortOnDropHandle::new(tokio::spawn(session.run()));
+        let runner = AbortOnDropHandle::new(spawner.spawn(runner.run(inputs_out, events)));
+        let session = AbortOnDropHandle::new(spawner.spawn(session.run()));
         Self {
             config,
             world,

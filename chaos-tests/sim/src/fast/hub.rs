@@ -15,12 +15,12 @@ use steersman_raft_store::MemDisk;
 use steersman_world::SeededEntropy;
 use tokio::sync::oneshot;
 
-use super::clock::NodeClock;
 use super::journal::Journal;
 use super::links::{Links, Place};
 use super::plan::Plan;
-use super::scope::Scope;
 use super::watch::Truth;
+use crate::clock::NodeClock;
+use crate::scope::Scope;
 
 /// One life of a master's process.
 pub struct Life {

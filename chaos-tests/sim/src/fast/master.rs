@@ -15,11 +15,11 @@ use steersman_master::bare::{self, Bare, led_term};
 use steersman_raft_store::{CrashMode, MasterNode, MemDisk};
 use steersman_world::{Entropy as _, SeededEntropy, Spawner, World};
 
-use super::clock::NodeClock;
 use super::hub::{Hub, Life};
-use super::scope::{self, Scope};
 use super::watch::Witness;
 use super::wire::{SimNet, Wires};
+use crate::clock::NodeClock;
+use crate::scope::{self, Scope};
 
 /// A supervisor starts a stopped process again after so long.
 const RESTART_MS: u64 = 400;

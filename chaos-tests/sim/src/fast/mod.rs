@@ -3,7 +3,7 @@
 //!
 //! What always holds: one seed, one history, byte for byte: one thread, one tokio runtime whose clock jumps from timer to
 //! timer, randomness from the seed only. Messages travel over the engine's own links ([`links`]), masters live in scopes
-//! that can be frozen and dropped as a whole ([`scope`]), their disks forget what was not synced. Why it is built so:
+//! that can be frozen and dropped as a whole ([`crate::scope`]), their disks forget what was not synced. Why it is built so:
 //! `docs/decisions/0011`. What it leaves to the whole-stack engine: everything that HTTP/2 and TCP do, forwarding between
 //! masters, real workers and clients, and how a blank master finds out whether it may take part.
 
@@ -11,17 +11,14 @@
 #[allow(dead_code)]
 mod answers;
 mod client;
-mod clock;
 mod ending;
 mod hub;
 mod journal;
 mod links;
 mod master;
 mod operator;
-mod panics;
 mod plan;
 pub mod regressions;
-mod scope;
 mod storm;
 mod watch;
 mod wire;
@@ -39,6 +36,7 @@ use tokio::task::JoinSet;
 use self::hub::Hub;
 use self::plan::Plan;
 use self::worker::Worker;
+use crate::panics;
 use crate::run::{Options, Outcome};
 
 /// Followers of the event stream.
@@ -53,7 +51,7 @@ const TAKEOVER_US: u64 = 5_000_000;
 pub fn run(seed: u64, options: &Options) -> anyhow::Result<Outcome> {
     panics::watch();
     steersman_raft_store::runtime::seed(Some(seed));
-    steersman_raft_store::runtime::around(Some(scope::around));
+    steersman_raft_store::runtime::around(Some(crate::scope::around));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -116,7 +114,7 @@ fn about(plan: &Plan) -> Run {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         masters: plan.masters,
         workers: plan.workers,
-        began_wall_ms: 1_700_000_000_000 + plan.wall_shift_ms,
+        began_wall_ms: crate::clock::EPOCH_MS + plan.wall_shift_ms,
         faults_wanted: plan.faults.iter().filter(|class| *class != "none").cloned().collect(),
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
     }

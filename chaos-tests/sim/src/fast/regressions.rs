@@ -4,5 +4,8 @@
 pub const REGRESSIONS: &[(u64, &str)] = &[
     (2, "a leader built an append that begins after purged entries; the follower's master would have stopped"),
     (106, "the same, in another build"),
-    (10, "a node's slow clock made a follower of the event stream spin: a sleep until an instant of that clock was none"),
+    (
+        10,
+        "a node's slow clock made a follower of the event stream spin: a sleep until an instant of that clock was none",
+    ),
 ];

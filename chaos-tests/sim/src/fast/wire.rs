@@ -138,7 +138,7 @@ impl Wire {
         life.scope.spawn(serve(bare, self.from, requests, back));
         let pump = self.pump(input, out);
         // In the sender's own process: whoever called is one of its tasks.
-        tokio::spawn(super::scope::around(Box::pin(pump)));
+        tokio::spawn(crate::scope::around(Box::pin(pump)));
         answers
     }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::hub::{Asked, Hub};
 use super::links::{Mouth, Pipe, Place, pipe};
 use super::plan::WORKERS_AT;
-use super::scope::Scope;
+use crate::scope::Scope;
 
 /// The worker's lease is a fifth shorter than the master's, as the product's worker has it.
 const MARGIN_PERCENT: u32 = 20;

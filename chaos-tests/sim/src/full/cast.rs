@@ -17,9 +17,12 @@ use steersman_worker::facts::NoFacts;
 use steersman_worker::{Identity, Worker, WorkerConfig};
 use steersman_world::{Entropy as _, SeededEntropy, Spawner};
 
+use super::hosts::Hosts;
 use super::recorder::Recorder;
 use super::work::{HANDLER, Work};
-use super::world::{WallOffset, world};
+use super::world::world;
+use crate::clock::NodeClock;
+use crate::scope::{self, Scope};
 
 /// What the seed says about the cluster.
 #[derive(Debug, Clone)]
@@ -27,7 +30,7 @@ pub struct Setting {
     /// Everything else is drawn from it.
     pub seed: u64,
     /// Every wall clock is off by so much.
-    pub wall_shift_ms: i64,
+    pub wall_shift_ms: u64,
     /// Masters at the beginning: `1..=masters`.
     pub masters: u64,
     /// Workers: `1..=workers`.
@@ -51,7 +54,7 @@ impl Setting {
         let keep = [0, 20, 100][numbers.below(3) as usize];
         Self {
             seed,
-            wall_shift_ms: wall_shift_ms as i64,
+            wall_shift_ms,
             masters: masters.unwrap_or(drawn),
             workers: 2 + numbers.below(4),
             capacity: 3 + numbers.below(4) as u32,
@@ -104,8 +107,6 @@ pub struct Master {
     pub node: Option<Arc<Node>>,
     /// Why it stopped, if it did so by itself and nobody has looked yet.
     pub exit: Option<Exit>,
-    /// Its wall clock.
-    pub wall: WallOffset,
     /// So often it was started.
     pub lives: u64,
     /// Its host stands there and runs nothing.
@@ -119,17 +120,30 @@ pub struct Master {
 /// All of them, by id.
 pub type Masters = Rc<RefCell<BTreeMap<u64, Master>>>;
 
+/// What everybody on the stage needs.
+#[derive(Clone)]
+pub struct Stand {
+    /// What the seed says.
+    pub setting: Setting,
+    /// Where everything is written down.
+    pub recorder: Recorder,
+    /// The hosts.
+    pub hosts: Hosts,
+}
+
 /// Puts a master on its host and starts it.
-pub fn host_master(sim: &mut turmoil::Sim<'_>, setting: &Setting, recorder: &Recorder, masters: &Masters, id: u64) {
-    masters.borrow_mut().insert(id, Master { wall: offset(setting), ..Master::default() });
-    let (setting, recorder, masters) = (setting.clone(), recorder.clone(), masters.clone());
+pub fn host_master(sim: &mut turmoil::Sim<'_>, stand: &Stand, masters: &Masters, id: u64) {
+    masters.borrow_mut().insert(id, Master::default());
+    let (stand, masters) = (stand.clone(), masters.clone());
     sim.host(format!("m{id}"), move || {
-        let (setting, recorder, masters) = (setting.clone(), recorder.clone(), masters.clone());
+        let (Stand { setting, recorder, hosts }, masters) = (stand.clone(), masters.clone());
         async move {
             if masters.borrow().get(&id).is_none_or(|master| master.parked) {
                 return std::future::pending().await;
             }
-            if let Err(exit) = master_life(&setting, &recorder, &masters, id).await
+            let (scope, clock) = hosts.begin(&format!("m{id}"), || NodeClock::new(setting.wall_shift_ms));
+            let life = master_life(&setting, clock, &masters, id);
+            if let Err(exit) = scope.contain(life).await
                 && let Some(master) = masters.borrow_mut().get_mut(&id)
             {
                 recorder.note(format!("m{id}"), format!("stops with exit code {}: {}", exit.code, exit.text));
@@ -140,15 +154,16 @@ pub fn host_master(sim: &mut turmoil::Sim<'_>, setting: &Setting, recorder: &Rec
     });
 }
 
-async fn master_life(setting: &Setting, recorder: &Recorder, masters: &Masters, id: u64) -> Result<(), Exit> {
-    let (disk, wall, lives) = {
+async fn master_life(setting: &Setting, clock: Arc<NodeClock>, masters: &Masters, id: u64) -> Result<(), Exit> {
+    let (disk, lives) = {
         let mut masters = masters.borrow_mut();
         let master = masters.entry(id).or_default();
         master.lives += 1;
-        (master.disk.clone(), master.wall.clone(), master.lives)
+        (master.disk.clone(), master.lives)
     };
-    let world = world(setting.seed ^ (id << 32) ^ (lives << 48), wall, recorder.clone());
-    let surroundings = Surroundings { disk: Arc::new(disk), raft: Spawner::ambient(), api: Spawner::ambient() };
+    let world = world(setting.seed ^ (id << 32) ^ (lives << 48), clock);
+    let around = Spawner::surrounded(scope::around);
+    let surroundings = Surroundings { disk: Arc::new(disk), raft: around.clone(), api: around };
     let config = setting.master_config(id).map_err(|error| Exit { code: 78, text: format!("{error:#}") })?;
     let exit = |error: steersman_master::exit::NodeError| Exit { code: error.exit_code(), text: error.to_string() };
     let running = steersman_master::start(config, world, surroundings).await.map_err(exit)?;
@@ -158,29 +173,32 @@ async fn master_life(setting: &Setting, recorder: &Recorder, masters: &Masters, 
     running.until(std::future::pending()).await.map_err(exit)
 }
 
-fn offset(setting: &Setting) -> WallOffset {
-    let offset = WallOffset::default();
-    offset.store(setting.wall_shift_ms, std::sync::atomic::Ordering::Relaxed);
-    offset
-}
-
 /// Puts a worker on its host and starts it.
-pub fn host_worker(sim: &mut turmoil::Sim<'_>, setting: &Setting, recorder: &Recorder, id: u64) {
+pub fn host_worker(sim: &mut turmoil::Sim<'_>, stand: &Stand, id: u64) {
     let lives = Rc::new(RefCell::new(0_u64));
-    let (setting, recorder) = (setting.clone(), recorder.clone());
+    let stand = stand.clone();
     sim.host(format!("w{id}"), move || {
         *lives.borrow_mut() += 1;
-        let (setting, recorder, life) = (setting.clone(), recorder.clone(), *lives.borrow());
+        let (stand, life) = (stand.clone(), *lives.borrow());
         async move {
-            if let Err(error) = worker_life(&setting, &recorder, id, life).await {
-                recorder.problem(format!("worker w{id} stops by itself: {error}"));
+            let (scope, clock) =
+                stand.hosts.begin(&format!("w{id}"), || NodeClock::steady(stand.setting.wall_shift_ms));
+            let living = worker_life(&stand, scope.clone(), clock, (id, life));
+            if let Err(error) = scope.contain(living).await {
+                stand.recorder.problem(format!("worker w{id} stops by itself: {error}"));
             }
             Ok(())
         }
     });
 }
 
-async fn worker_life(setting: &Setting, recorder: &Recorder, id: u64, life: u64) -> anyhow::Result<()> {
+async fn worker_life(
+    stand: &Stand,
+    scope: Arc<Scope>,
+    clock: Arc<NodeClock>,
+    (id, life): (u64, u64),
+) -> anyhow::Result<()> {
+    let Stand { setting, recorder, .. } = stand;
     let config = WorkerConfig {
         name: format!("w{id}"),
         data_dir: "unused".into(),
@@ -192,8 +210,9 @@ async fn worker_life(setting: &Setting, recorder: &Recorder, id: u64, life: u64)
     };
     let seed = setting.seed ^ (id << 40) ^ (life << 52) ^ 0x77;
     let uid = SeededEntropy::new(setting.seed ^ (id << 40)).next_id();
-    let work = Work { worker: config.name.clone(), recorder: recorder.clone() };
-    let worker = Worker::builder(config, world(seed, offset(setting), recorder.clone()))
+    let work = Work { worker: config.name.clone(), recorder: recorder.clone(), scope };
+    let worker = Worker::builder(config, world(seed, clock))
+        .spawner(Spawner::surrounded(scope::around))
         .handler(HANDLER, work)
         .identity(Identity::in_memory(uid, life))
         .facts(Arc::new(NoFacts))

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steersman_client::v1::{Consistency, GetTaskRequest, ListTasksRequest, ListWorkersRequest, Page, TaskGroup};
@@ -17,6 +18,7 @@ use super::cast::Setting;
 use super::recorder::Recorder;
 use super::work;
 use super::world::world;
+use crate::clock::NodeClock;
 
 /// What the run tells its clients.
 #[derive(Clone, Default)]
@@ -59,7 +61,7 @@ impl Caller {
         let seed = setting.seed ^ 0xC11E ^ (process << 20);
         let numbers = SeededEntropy::new(seed ^ 0x5EED);
         let timeout = Duration::from_millis(500 + numbers.below(3_500));
-        let client = Client::builder(world(seed, super::world::WallOffset::default(), recorder.clone()))
+        let client = Client::builder(world(seed, Arc::new(NodeClock::steady(0))))
             .addresses(setting.addresses())
             .timeout(timeout)
             .try_timeout(Duration::from_millis(400))

@@ -99,6 +99,10 @@ impl Links {
                 condition.delay_ms = condition.delay_ms.max(*ms);
             }
         }
+        for condition in wanted.values_mut().filter(|condition| condition.held && (condition.out || condition.back)) {
+            // turmoil cannot hold one direction and lose the other; whoever is held must hear nothing.
+            (condition.out, condition.back) = (true, true);
+        }
         wanted
     }
 

@@ -10,6 +10,7 @@
 mod answers;
 mod cast;
 mod clients;
+mod hosts;
 mod inspect;
 mod links;
 mod nemesis;
@@ -19,7 +20,7 @@ mod work;
 mod world;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use steersman_evidence::Bounds;
@@ -28,12 +29,14 @@ use steersman_evidence::record::{FORMAT, Record, Run};
 use steersman_evidence::verdict::Verdict;
 use steersman_world::{Entropy as _, SeededEntropy};
 
-use cast::{Masters, Setting, host_master, host_worker};
+use cast::{Masters, Setting, Stand, host_master, host_worker};
 use clients::{Caller, Wishes};
+use hosts::Hosts;
 use inspect::Inspector;
 use nemesis::Nemesis;
 use recorder::Recorder;
 
+use crate::panics;
 use crate::run::{Options, Outcome};
 use crate::weather;
 
@@ -57,27 +60,21 @@ const PUNISH_EXTRA_MS: u64 = 8_000;
 /// # Errors
 /// Whatever keeps the run from being run at all; broken promises are verdicts.
 pub fn run(seed: u64, options: &Options) -> anyhow::Result<Outcome> {
+    panics::watch();
     crate::machine_clock::hold();
     steersman_raft_store::runtime::seed(Some(seed));
+    steersman_raft_store::runtime::around(Some(crate::scope::around));
     let setting = Setting::draw(seed, options.masters, options.wall_shift_ms);
     let mut stage = Stage::build(&setting, options)?;
-    watch_for_panics();
-    let came = stage.play();
-    if let Err(error) = came {
+    if let Err(error) = survive(|| stage.play()) {
         stage.recorder.problem(format!("the run broke off: {error:#}"));
     }
     Ok(stage.judge())
 }
 
-static PANICKED: AtomicBool = AtomicBool::new(false);
-
-/// tokio keeps panics of tasks to itself: they are told here, and judged at the end.
-fn watch_for_panics() {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        PANICKED.store(true, Ordering::Relaxed);
-        before(info);
-    }));
+/// turmoil ends everything with the first task that panics: here that is an error like any other.
+fn survive(play: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|_| Err(anyhow::anyhow!("a panic ended it")))
 }
 
 /// Everything of a run.
@@ -108,17 +105,18 @@ impl Stage {
             .tcp_capacity(4_096)
             .build();
         let (masters, wishes) = (Masters::default(), Wishes::default());
+        let stand = Stand { setting: setting.clone(), recorder: recorder.clone(), hosts: Hosts::default() };
         for id in 1..=setting.masters {
-            host_master(&mut sim, setting, &recorder, &masters, id);
+            host_master(&mut sim, &stand, &masters, id);
             if let Some(master) = masters.borrow().get(&id) {
                 nemesis::healthy(&master.disk, setting, id);
             }
         }
         for id in 1..=setting.workers {
-            host_worker(&mut sim, setting, &recorder, id);
+            host_worker(&mut sim, &stand, id);
         }
         host_callers(&mut sim, setting, &recorder, &wishes, &masters)?;
-        let nemesis = Nemesis::new(setting, &recorder, &masters, &wishes, plan);
+        let nemesis = Nemesis::new(&stand, &masters, &wishes, plan);
         let (setting, inspector) = (setting.clone(), Inspector::default());
         let storms_end_ms = seconds * 1_000;
         Ok(Self { setting, recorder, masters, wishes, nemesis, inspector, sim, storms_end_ms, drained_ms: None })
@@ -226,8 +224,8 @@ impl Stage {
 
     fn judge(self) -> Outcome {
         let simulated_ms = self.now_ms();
-        if PANICKED.load(Ordering::Relaxed) {
-            self.recorder.problem("something panicked: see stderr".to_owned());
+        for panic in panics::seen() {
+            self.recorder.problem(format!("a task panicked: {panic}"));
         }
         let bounds = self.bounds();
         let (records, mut coverage, problems) = self.recorder.close();
@@ -267,7 +265,7 @@ fn first_record(setting: &Setting, seconds: u64) -> Record {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         masters: setting.masters,
         workers: setting.workers,
-        began_wall_ms: world::EPOCH_MS,
+        began_wall_ms: crate::clock::EPOCH_MS,
         faults_wanted: Vec::new(),
         facts,
     })
@@ -305,4 +303,24 @@ fn host_callers(
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_breaks_the_run_off_and_is_told() {
+        panics::watch();
+        let mut sim = turmoil::Builder::new().build();
+        sim.host("m1", || async {
+            tokio::spawn(async { panic!("planted") });
+            std::future::pending().await
+        });
+        let came =
+            survive(|| (0..10).try_for_each(|_| sim.step().map(drop).map_err(|error| anyhow::anyhow!("{error}"))));
+        assert!(came.is_err());
+        drop(sim);
+        assert!(panics::seen().iter().any(|panic| panic.contains("planted")));
+    }
 }

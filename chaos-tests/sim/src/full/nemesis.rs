@@ -5,18 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steersman_evidence::record::{Phase, Reach, Record};
 use steersman_raft_store::{CrashMode, MemDisk};
 use steersman_world::{Entropy as _, SeededEntropy};
 
-use super::cast::{Masters, Setting, host_master};
+use super::cast::{Masters, Setting, Stand, host_master};
 use super::clients::Wishes;
 use super::links::{Links, Wish};
 use super::operator::Errand;
-use super::recorder::Recorder;
 use crate::weather::Storm;
 
 /// How long a supervisor waits before it starts a node again that stopped by itself.
@@ -44,6 +42,7 @@ enum Undo {
     StartMasters(Vec<u64>),
     StartWorker(u64),
     Thaw(String),
+    TrueClocks,
     MendDisk(u64),
     Mode(String),
     Flap { side: Vec<String>, rest: Vec<String> },
@@ -53,14 +52,14 @@ enum Undo {
 
 /// The one who does it.
 pub struct Nemesis {
-    setting: Setting,
-    recorder: Recorder,
+    stand: Stand,
     masters: Masters,
     wishes: Wishes,
     plan: VecDeque<Storm>,
     raging: Vec<Raging>,
     links: Links,
-    frozen: BTreeMap<String, u64>,
+    /// How many faults freeze a host, and the number under which its links are held.
+    frozen: BTreeMap<String, (u64, u64)>,
     workers_down: BTreeMap<u64, u64>,
     disks: BTreeMap<u64, u64>,
     down: BTreeMap<u64, u64>,
@@ -73,10 +72,9 @@ pub struct Nemesis {
 
 impl Nemesis {
     /// With a plan.
-    pub fn new(setting: &Setting, recorder: &Recorder, masters: &Masters, wishes: &Wishes, plan: Vec<Storm>) -> Self {
+    pub fn new(stand: &Stand, masters: &Masters, wishes: &Wishes, plan: Vec<Storm>) -> Self {
         Self {
-            setting: setting.clone(),
-            recorder: recorder.clone(),
+            stand: stand.clone(),
             masters: masters.clone(),
             wishes: wishes.clone(),
             plan: plan.into(),
@@ -96,7 +94,7 @@ impl Nemesis {
 
     /// One step of time.
     pub fn step(&mut self, sim: &mut turmoil::Sim<'_>) {
-        let now_ms = self.recorder.now_us() / 1_000;
+        let now_ms = self.stand.recorder.now_us() / 1_000;
         while self.plan.front().is_some_and(|storm| storm.from_ms <= now_ms) {
             if let Some(storm) = self.plan.pop_front() {
                 self.begin(sim, storm);
@@ -127,10 +125,10 @@ impl Nemesis {
         let id = self.next_id;
         match self.strike(sim, id, &storm, &numbers) {
             Some((target, undo)) => {
-                self.recorder.fault(storm.class, &target, Phase::Began);
+                self.stand.recorder.fault(storm.class, &target, Phase::Began);
                 self.raging.push(Raging { storm, id, target, undo });
             }
-            None => self.recorder.note("nemesis", format!("nobody to hit with {}", storm.class)),
+            None => self.stand.recorder.note("nemesis", format!("nobody to hit with {}", storm.class)),
         }
     }
 
@@ -141,12 +139,13 @@ impl Nemesis {
             Undo::StartMasters(ids) => ids.into_iter().for_each(|id| self.start_master(sim, id)),
             Undo::StartWorker(id) => self.start_worker(sim, id),
             Undo::Thaw(host) => self.thaw(sim, &host),
+            Undo::TrueClocks => self.drift(|| 0),
             Undo::MendDisk(id) => self.mend_disk(id),
             Undo::Mode(worker) => self.errand(Errand::Mode(worker, "active")),
             Undo::Rolling { down, .. } => down.into_iter().for_each(|id| self.start_master(sim, id)),
             Undo::Replace(old) => self.replace(sim, old),
         }
-        self.recorder.fault(raging.storm.class, &raging.target, Phase::Ended);
+        self.stand.recorder.fault(raging.storm.class, &raging.target, Phase::Ended);
     }
 
     fn strike(
@@ -202,7 +201,7 @@ impl Nemesis {
 
     fn everybody(&self) -> Vec<String> {
         let mut all = self.hosts_of_masters();
-        all.extend((1..=self.setting.workers).map(|id| format!("w{id}")));
+        all.extend((1..=self.stand.setting.workers).map(|id| format!("w{id}")));
         all.extend(super::CALLERS.iter().map(|name| (*name).to_owned()));
         all
     }
@@ -253,7 +252,7 @@ impl Nemesis {
             master.disk.crash(mode);
         }
         self.restarts.remove(&id);
-        self.recorder.note(host, format!("is down ({mode:?})"));
+        self.stand.recorder.note(host, format!("is down ({mode:?})"));
     }
 
     fn start_master(&mut self, sim: &mut turmoil::Sim<'_>, id: u64) {
@@ -273,7 +272,7 @@ impl Nemesis {
         });
         if runs {
             sim.bounce(format!("m{id}"));
-            self.recorder.note(format!("m{id}"), "starts");
+            self.stand.recorder.note(format!("m{id}"), "starts");
         }
     }
 
@@ -311,9 +310,9 @@ impl Nemesis {
     }
 
     fn stopped_by_itself(&mut self, sim: &mut turmoil::Sim<'_>, id: u64, code: i32, wiped: bool) {
-        self.recorder.count(&format!("masters stopped with {code}"));
+        self.stand.recorder.count(&format!("masters stopped with {code}"));
         if !EXPECTED.contains(&code) || (code == EX_FOREIGN && !wiped) {
-            self.recorder.problem(format!("m{id} stopped by itself with exit code {code}"));
+            self.stand.recorder.problem(format!("m{id} stopped by itself with exit code {code}"));
         }
         // Its process is gone, whatever it has not synced may be too, and its connections are closed.
         let exit = self.masters.borrow().get(&id).and_then(|master| master.exit.clone());
@@ -442,7 +441,7 @@ impl Nemesis {
             *times -= 1;
             if *times == 0 {
                 self.disks.remove(&id);
-                healthy(&self.disk(id), &self.setting, id);
+                healthy(&self.disk(id), &self.stand.setting, id);
             }
         }
     }
@@ -459,40 +458,55 @@ impl Nemesis {
             "pause" => self.freeze(sim, &host),
             "clock-jump" => {
                 let jump = numbers.below(7_200_000) as i64 - 3_600_000;
-                if let Some(master) = self.masters.borrow().get(&id) {
-                    master.wall.fetch_add(jump, Ordering::Relaxed);
+                if let Some(clock) = self.stand.hosts.clock(&host) {
+                    clock.jump(jump);
                 }
                 return Some((format!("{host} by {jump} ms"), Undo::Nothing));
             }
             _ => {
-                let all = self.everybody();
-                for host in all.iter().filter(|host| host.starts_with(['m', 'w'])) {
-                    sim.set_drift(host.as_str(), numbers.below(2 * DRIFT_PPM_MAX) as i64 - DRIFT_PPM_MAX as i64);
-                }
-                return Some(("all".to_owned(), Undo::Nothing));
+                self.drift(|| numbers.below(2 * DRIFT_PPM_MAX) as i64 - DRIFT_PPM_MAX as i64);
+                return Some(("all masters".to_owned(), Undo::TrueClocks));
             }
         }
         Some((host.clone(), Undo::Thaw(host)))
     }
 
     fn freeze(&mut self, sim: &mut turmoil::Sim<'_>, host: &str) {
-        *self.frozen.entry(host.to_owned()).or_default() += 1;
-        sim.freeze(host);
+        if let Some((times, _)) = self.frozen.get_mut(host) {
+            *times += 1;
+            return;
+        }
+        self.next_id += 1;
+        self.frozen.insert(host.to_owned(), (1, self.next_id));
+        self.stand.hosts.freeze(host);
+        let mut wish = Wish::default();
+        wish.hold(&[host.to_owned()], &self.everybody());
+        self.links.wish(sim, self.next_id, wish);
     }
 
     fn thaw(&mut self, sim: &mut turmoil::Sim<'_>, host: &str) {
-        if let Some(times) = self.frozen.get_mut(host) {
-            *times -= 1;
-            if *times == 0 {
-                self.frozen.remove(host);
-                sim.thaw(host);
-            }
+        let Some((times, _)) = self.frozen.get_mut(host) else { return };
+        *times -= 1;
+        if *times == 0 {
+            self.thaw_all(sim, host);
         }
     }
 
-    /// A process that is killed while it stands still does not go on first.
-    fn thaw_all(&mut self, _sim: &mut turmoil::Sim<'_>, host: &str) {
-        self.frozen.remove(host);
+    /// Whatever has frozen it. A process that is killed next does not go on before: nothing is polled between two steps.
+    fn thaw_all(&mut self, sim: &mut turmoil::Sim<'_>, host: &str) {
+        if let Some((_, hold)) = self.frozen.remove(host) {
+            self.links.forget(sim, hold);
+            self.stand.hosts.thaw(host);
+        }
+    }
+
+    /// From now on the monotonic clocks of all masters run at rates that `ppm` draws.
+    fn drift(&self, ppm: impl Fn() -> i64) {
+        for host in self.hosts_of_masters() {
+            if let Some(clock) = self.stand.hosts.clock(&host) {
+                clock.drift(ppm());
+            }
+        }
     }
 }
 
@@ -517,7 +531,7 @@ impl Nemesis {
             "membership" => self.change_membership(sim, numbers),
             "wipe" => self.wipe(sim, numbers),
             "worker-mode" => {
-                let worker = format!("w{}", 1 + numbers.below(self.setting.workers));
+                let worker = format!("w{}", 1 + numbers.below(self.stand.setting.workers));
                 let mode = if numbers.below(2) == 0 { "drain" } else { "maintenance" };
                 self.errand(Errand::Mode(worker.clone(), mode));
                 Some((format!("{worker} to {mode}"), Undo::Mode(worker)))
@@ -534,9 +548,9 @@ impl Nemesis {
             return None;
         }
         self.added += 1;
-        let id = self.setting.masters + self.added;
-        host_master(sim, &self.setting, &self.recorder, &self.masters, id);
-        healthy(&self.disk(id), &self.setting, id);
+        let id = self.stand.setting.masters + self.added;
+        host_master(sim, &self.stand, &self.masters, id);
+        healthy(&self.disk(id), &self.stand.setting, id);
         Some(id)
     }
 
@@ -554,13 +568,13 @@ impl Nemesis {
 
     /// A voter comes back without its data: it has to be refused. It is replaced when the storm is over.
     fn wipe(&mut self, sim: &mut turmoil::Sim<'_>, numbers: &SeededEntropy) -> Option<(String, Undo)> {
-        let everybody_is_up = self.up().len() as u64 >= self.setting.masters;
+        let everybody_is_up = self.up().len() as u64 >= self.stand.setting.masters;
         let busy = self.wishes.busy.get() || !self.wishes.errands.borrow().is_empty();
         if self.replacing || busy || !everybody_is_up || self.added >= ADDED_MAX {
             return None;
         }
         // One that forms a cluster by itself asks first; one that was added waits to be added, and so learns nothing new.
-        let initial: Vec<u64> = self.up().into_iter().filter(|id| *id <= self.setting.masters).collect();
+        let initial: Vec<u64> = self.up().into_iter().filter(|id| *id <= self.stand.setting.masters).collect();
         let id = *pick(&initial, numbers)?;
         self.replacing = true;
         self.kill_master(sim, id, CrashMode::LoseUnsynced, true);
@@ -589,7 +603,7 @@ impl Nemesis {
         class: &str,
         numbers: &SeededEntropy,
     ) -> Option<(String, Undo)> {
-        let worker = 1 + numbers.below(self.setting.workers);
+        let worker = 1 + numbers.below(self.stand.setting.workers);
         let host = format!("w{worker}");
         let (one, masters) = (vec![host.clone()], self.hosts_of_masters());
         let mut wish = Wish::default();
@@ -634,7 +648,7 @@ impl Nemesis {
         let (up, all) = (self.up(), self.hosts_of_masters().len());
         let linked = |host: &str| up.iter().all(|id| self.links.healthy(host, &format!("m{id}")));
         let majority = up.len() * 2 > all && up.iter().all(healthy) && up.iter().all(|id| linked(&format!("m{id}")));
-        let seen: Vec<(u64, bool)> = (1..=self.setting.workers)
+        let seen: Vec<(u64, bool)> = (1..=self.stand.setting.workers)
             .map(|id| {
                 let host = format!("w{id}");
                 let runs = !self.workers_down.contains_key(&id) && !self.frozen.contains_key(&host);
@@ -643,8 +657,8 @@ impl Nemesis {
             .collect();
         for (id, reachable) in seen {
             if self.reach.insert(id, reachable) != Some(reachable) {
-                let (at_us, worker) = (self.recorder.now_us(), format!("w{id}"));
-                self.recorder.push(Record::Reach(Reach { at_us, worker, reachable }));
+                let (at_us, worker) = (self.stand.recorder.now_us(), format!("w{id}"));
+                self.stand.recorder.push(Record::Reach(Reach { at_us, worker, reachable }));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! What always holds: an attempt that is dropped (its worker died, or it was cut off) ends its interval; one that could give no
 //! sign of life for a while (its worker stood still) ends it at its last sign.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use steersman_worker::{Handler, HandlerContext, HandlerError};
 use steersman_world::{Entropy as _, SeededEntropy};
 
 use super::recorder::{Recorder, SILENT_US};
+use crate::scope::Scope;
 
 /// Name under which workers offer it.
 pub const HANDLER: &str = "work";
@@ -30,6 +32,8 @@ pub struct Work {
     pub worker: String,
     /// Where it logs.
     pub recorder: Recorder,
+    /// The worker's process, with which its attempts stand still.
+    pub scope: Arc<Scope>,
 }
 
 /// Ends the interval, however the attempt ends.
@@ -49,7 +53,7 @@ impl Drop for Open {
 impl Handler for Work {
     fn run(&self, context: HandlerContext) -> BoxFuture<'static, Result<Bytes, HandlerError>> {
         let (worker, recorder) = (self.worker.clone(), self.recorder.clone());
-        Box::pin(async move {
+        Box::pin(self.scope.clone().contain(async move {
             let flags = context.payload.first().copied().unwrap_or(0);
             let tens = u64::from(context.payload.get(1).copied().unwrap_or(0));
             let token = context.fencing_token;
@@ -68,7 +72,7 @@ impl Handler for Work {
                 return Err(HandlerError::new("a newer attempt has written"));
             }
             Ok(Bytes::new())
-        })
+        }))
     }
 }
 

@@ -2,44 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::future::BoxFuture;
 use futures::stream::StreamExt as _;
-use steersman_world::{BoxIo, Clock, Incoming, Net, SeededEntropy, World};
-use tokio::time::Instant;
+use steersman_world::{BoxIo, Incoming, Net, SeededEntropy, World};
 
-use super::recorder::Recorder;
-
-/// Unix time at which every simulation begins: an arbitrary fixed date, only ever shown.
-pub const EPOCH_MS: u64 = 1_700_000_000_000;
-
-/// How far a host's wall clock is off, in ms. Shared by the host's lives.
-pub type WallOffset = Arc<AtomicI64>;
+use crate::clock::NodeClock;
 
 /// The world of one simulated host.
-pub fn world(seed: u64, wall: WallOffset, recorder: Recorder) -> World {
-    World {
-        clock: Arc::new(SimClock { wall, recorder }),
-        entropy: Arc::new(SeededEntropy::new(seed)),
-        net: Arc::new(SimNet),
-    }
-}
-
-struct SimClock {
-    wall: WallOffset,
-    recorder: Recorder,
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn wall_ms(&self) -> u64 {
-        let offset = self.wall.load(Ordering::Relaxed);
-        (EPOCH_MS + self.recorder.now_us() / 1_000).saturating_add_signed(offset)
-    }
+pub fn world(seed: u64, clock: Arc<NodeClock>) -> World {
+    World { clock, entropy: Arc::new(SeededEntropy::new(seed)), net: Arc::new(SimNet) }
 }
 
 struct SimNet;

@@ -1,6 +1,6 @@
 //! Panics of simulated tasks, which tokio keeps to itself.
 //!
-//! What always holds: a panic in any task of a run makes the run bad, but for one assertion of openraft that is known.
+//! What always holds: every panic of the process is noted from [`watch`] on. What it does not do: judge; an engine does.
 
 use std::sync::{Mutex, Once, PoisonError};
 

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -104,6 +104,29 @@ impl Scope {
         self.0.lock().mood == Mood::Running
     }
 
+    /// A future of this process that lives in one of somebody else's tasks: not polled while the scope is frozen, nor once it
+    /// is dead. It is dropped with the task that it lives in.
+    pub async fn contain<F: Future>(self: Arc<Self>, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(move |cx| {
+            if !self.may_go_on(cx) {
+                return Poll::Pending;
+            }
+            let _entered = Entered::enter(self.clone());
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Whether it runs; if it is frozen, whoever asks is woken by the thaw.
+    fn may_go_on(&self, cx: &Context<'_>) -> bool {
+        let mut inner = self.0.lock();
+        if inner.mood == Mood::Frozen {
+            inner.parked.push(cx.waker().clone());
+        }
+        inner.mood == Mood::Running
+    }
+
     fn adopt(self: &Arc<Self>, task: BoxFuture<'static, ()>) -> Scoped {
         let mut inner = self.0.lock();
         let number = inner.next;
@@ -136,19 +159,8 @@ impl Future for Scoped {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        {
-            let mut inner = self.scope.0.lock();
-            match inner.mood {
-                Mood::Running => {}
-                Mood::Frozen => {
-                    inner.parked.push(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                Mood::Dead => {
-                    drop(inner);
-                    return self.end();
-                }
-            }
+        if !self.scope.may_go_on(cx) {
+            return if self.scope.is_dead() { self.end() } else { Poll::Pending };
         }
         let polled = {
             let _entered = Entered::enter(self.scope.clone());
@@ -156,6 +168,13 @@ impl Future for Scoped {
             slot.as_mut().map_or(Poll::Ready(()), |future| future.as_mut().poll(cx))
         };
         if polled.is_ready() || self.scope.is_dead() { self.end() } else { Poll::Pending }
+    }
+}
+
+impl Drop for Scoped {
+    /// A task that is aborted ends here.
+    fn drop(&mut self) {
+        let _ = self.end();
     }
 }
 
@@ -205,5 +224,29 @@ mod tests {
         assert!((9..=11).contains(&counter.load(Ordering::Relaxed)), "{counter:?}");
         scope.kill();
         assert_eq!(Arc::strong_count(&counter), 1, "everything was dropped at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_contained_stands_still_with_its_scope() {
+        let (scope, counter) = (Scope::new(), Arc::new(AtomicU64::new(0)));
+        let task = tokio::spawn(scope.clone().contain(count_up(counter.clone())));
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        scope.freeze();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(counter.load(Ordering::Relaxed), 2);
+        scope.thaw();
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        assert!(counter.load(Ordering::Relaxed) > 2);
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_task_is_dropped() {
+        let (scope, counter) = (Scope::new(), Arc::new(AtomicU64::new(0)));
+        let task = tokio::spawn(scope.adopt(Box::pin(count_up(counter.clone()))));
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        task.abort();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(Arc::strong_count(&counter), 1);
     }
 }
