@@ -32,6 +32,7 @@ mod verify;
 mod workers;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -131,6 +132,8 @@ impl Builder {
             masters: Mutex::new(Masters::new(addresses, home)),
             view: watch::Sender::new(LeaderView::default()),
             known: watch::Sender::new(0),
+            met: Mutex::new(self.world.clock.now()),
+            missed: AtomicBool::new(false),
             channels,
             settings: self.settings,
             world: self.world,
@@ -155,6 +158,10 @@ pub(crate) struct Inner {
     pub(crate) view: watch::Sender<LeaderView>,
     /// Number of known addresses; a change wakes [`LeaderWatch`].
     pub(crate) known: watch::Sender<usize>,
+    /// When somebody was last asked who the masters are.
+    pub(crate) met: Mutex<tokio::time::Instant>,
+    /// A try has failed since then.
+    pub(crate) missed: AtomicBool,
     pub(crate) channels: Channels,
 }
 

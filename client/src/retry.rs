@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steersman_proto::codes::{self, Code};
@@ -26,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// No try is shorter: a loopback answer fits, and an overdue call still gets its last word.
 const TRY_MIN: Duration = Duration::from_millis(1);
+/// So often a client that is in use and meets no trouble asks who the masters are.
+const MEET_EVERY: Duration = Duration::from_secs(5);
 /// The server learns of a deadline this much later than ours, so that our own words end the try.
 const SERVER_GRACE: Duration = Duration::from_millis(50);
 /// A last round with less time than this for each master is not begun for a change that surely has not happened yet: a
@@ -143,10 +146,13 @@ impl Client {
             let address = quest.next_master();
             match self.try_at(&address, &call, quest.try_time(), request.clone(), &send).await {
                 Ok(answer) => return Ok((address, answer)),
-                Err(miss) => match quest.after(&address, miss)? {
-                    Duration::ZERO => {}
-                    pause => tokio::time::sleep(pause).await,
-                },
+                Err(miss) => {
+                    self.inner.missed.store(true, Ordering::Relaxed);
+                    match quest.after(&address, miss)? {
+                        Duration::ZERO => {}
+                        pause => tokio::time::sleep(pause).await,
+                    }
+                }
             }
         }
     }
@@ -184,6 +190,7 @@ impl Client {
         match tokio::time::timeout(time, send(channel, request)).await {
             Ok(Ok(response)) => {
                 self.note_metadata(response.metadata());
+                self.meet_masters(address);
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => Err(Miss { status, sent: true, timed_out: false }),
@@ -194,6 +201,25 @@ impl Client {
     fn note_metadata(&self, metadata: &tonic::metadata::MetadataMap) {
         if let Some(hint) = LeaderHint::from_metadata(metadata) {
             self.inner.learn(&hint);
+        }
+    }
+
+    /// After a try that failed, and now and then, behind the caller's back: who the masters are by now. Answers name the
+    /// leader alone, and a client that only ever followed leaders would be lost once all whom it knew were replaced.
+    fn meet_masters(&self, address: &str) {
+        if self.only.is_some() {
+            return;
+        }
+        let (now, missed) = (self.inner.world.clock.now(), self.inner.missed.swap(false, Ordering::Relaxed));
+        let due = {
+            let mut met = self.inner.met.lock();
+            let due = missed || now.saturating_duration_since(*met) >= MEET_EVERY;
+            *met = if due { now } else { *met };
+            due
+        };
+        if due {
+            let (client, address) = (self.clone(), address.to_owned());
+            tokio::spawn(async move { client.info_of(&address).await });
         }
     }
 }

@@ -263,3 +263,41 @@ async fn metadata_of_an_answer_names_the_leader() {
     let leader = client.leader().unwrap();
     assert_eq!((leader.api.as_str(), leader.term), ("10.0.0.3:7400", 6), "what one clone learns serves all");
 }
+
+/// Time that passes when it is told to.
+struct Jumping(std::sync::atomic::AtomicU64);
+
+impl steersman_world::Clock for Jumping {
+    fn now(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + Duration::from_secs(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_only_submits_learns_who_replaced_the_masters_that_it_knew() {
+    let replaced = Fake::start(submits(1)).await;
+    let successor = Fake::start(submits(2)).await;
+    let address = MasterAddress { id: 2, api: successor.address.clone(), ..MasterAddress::default() };
+    let masters = vec![MasterInfo { address: Some(address), ..MasterInfo::default() }];
+    let info = InfoResponse { masters, ..InfoResponse::default() };
+    replaced.set(|script| script.info = at_once(move |_, _| Ok(info.clone())));
+    let clock = Arc::new(Jumping(0.into()));
+    let world = World { clock: clock.clone(), ..World::real() };
+    let client = Client::builder(world).addresses([&replaced.address]).build().unwrap();
+
+    assert_eq!(client.submit(vec![]).await.unwrap().first_id, 1);
+    assert_eq!(replaced.calls("info"), 0, "a client that is gone in a moment asks nothing else");
+    clock.0.store(60, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(client.submit(vec![]).await.unwrap().first_id, 1);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.masters().len() < 2 {
+        assert!(Instant::now() < deadline, "it never asked: {:?}", client.masters());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    replaced.set(|script| script.submit = at_once(|_, _| Err(no_leader())));
+    assert_eq!(client.submit(vec![]).await.unwrap().first_id, 2);
+}

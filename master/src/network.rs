@@ -235,11 +235,20 @@ impl Peer {
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Unreachable<C>> {
+        let answer = self.open(purpose, limit, call).await?;
+        self.peers.answered(self.target);
+        Ok(answer)
+    }
+
+    /// As [`Peer::call`], for a stream of answers: that it was opened is no answer yet.
+    async fn open<T>(
+        &self,
+        purpose: Purpose,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Unreachable<C>> {
         match tokio::time::timeout(limit, call).await {
-            Ok(Ok(response)) => {
-                self.peers.answered(self.target);
-                Ok(response.into_inner())
-            }
+            Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failed(purpose, short(&status))),
             Err(_) => Err(self.failed(purpose, format!("no answer within {limit:?}"))),
         }
@@ -343,7 +352,7 @@ impl NetStreamAppend<C> for Peer {
             let outgoing = outgoing_appends(input, self.header(), sent.clone());
             let mut client = self.client(self.purpose);
             let limit = CONNECT_TIMEOUT + VOTE_TIMEOUT_MIN;
-            let incoming = self.call(self.purpose, limit, client.stream_append(outgoing)).await?;
+            let incoming = self.open(self.purpose, limit, client.stream_append(outgoing)).await?;
             let answers = Answers { incoming, sent, received: 0, peer: self, done: false };
             Ok(futures::stream::unfold(answers, Answers::next).boxed())
         })
@@ -402,7 +411,12 @@ impl Answers<'_> {
     async fn receive(&mut self) -> Result<Option<pb::AppendResponse>, Unreachable<C>> {
         loop {
             match tokio::time::timeout(APPEND_SILENCE_MAX, self.incoming.message()).await {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => {
+                    if self.received == 0 {
+                        self.peer.peers.answered(self.peer.target);
+                    }
+                    return Ok(answer);
+                }
                 Ok(Err(status)) => return Err(self.peer.failed(self.peer.purpose, short(&status))),
                 Err(_) if self.sent.load(Ordering::Relaxed) <= self.received => {} // idle: nothing is owed
                 Err(_) => {

@@ -1,12 +1,12 @@
 //! What a run has to have shown before it may be called good, from what it set out to do.
 //!
-//! What always holds: the demands follow from the first record of a history alone, so that a history that is judged again is
+//! What always holds: the demands follow from the history alone, so that a history that is judged again is
 //! judged alike.
 
 use std::time::Duration;
 
-use steersman_evidence::Bounds;
 use steersman_evidence::record::Run;
+use steersman_evidence::{Bounds, History};
 
 use crate::nemesis::Class;
 
@@ -16,6 +16,9 @@ pub const TIME_MS: &str = "time_ms";
 pub const RATE: &str = "rate";
 /// The lease of workers.
 pub const LEASE_MS: &str = "lease_ms";
+
+/// Noted by a run that was told to stop: nobody waited for its tasks then.
+pub const INTERRUPTED: &str = "the run was interrupted";
 
 /// What a takeover, a new session and a busy machine may add to a lease.
 const TAKEOVER: Duration = Duration::from_secs(4);
@@ -45,7 +48,17 @@ const LOOKED: &[&str] = &[
     "one-leader",
 ];
 
-/// The demands on a run.
+/// The demands on a run, from its history.
+pub fn of(history: &History) -> Bounds {
+    let mut bounds = bounds(&history.run);
+    if history.notes.iter().any(|note| note.text == INTERRUPTED) {
+        bounds.drained = false;
+        (bounds.recovery_us, bounds.drain_us) = (None, None);
+    }
+    bounds
+}
+
+/// The demands on a run that went on to its end.
 pub fn bounds(run: &Run) -> Bounds {
     let number = |fact: &str| run.facts.get(fact).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     let (time, rate) = (Duration::from_millis(number(TIME_MS) as u64), number(RATE));

@@ -37,7 +37,7 @@ pub fn read(path: &Path) -> Result<History> {
 /// As [`read`].
 pub fn judge(path: &Path, others: Vec<Verdict>) -> Result<Judgement> {
     let history = read(path)?;
-    let mut verdicts = check(&history, &demands::bounds(&history.run));
+    let mut verdicts = check(&history, &demands::of(&history));
     verdicts.extend(others);
     Ok(Judgement { history, verdicts })
 }
@@ -75,7 +75,7 @@ pub fn write_report(history: &History, verdicts: &[Verdict], path: &Path) -> Res
     let seconds = facts.get(demands::TIME_MS).and_then(|ms| ms.parse().ok()).unwrap_or(0_u64) / 1_000;
     let replay = Some(format!("steersman-chaos run --test {test} --time {seconds}s --seed {}", run.seed));
     let extra = Extra { replay, ..Extra::default() };
-    let page = render(history, &demands::bounds(run), verdicts, &extra);
+    let page = render(history, &demands::of(history), verdicts, &extra);
     std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 

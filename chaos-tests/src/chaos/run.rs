@@ -264,7 +264,8 @@ impl Stage {
             self.last_look().await;
         }
         if self.stopped() {
-            self.troubles.push("the run was interrupted".to_owned());
+            self.recorder.note("run", demands::INTERRUPTED);
+            self.troubles.push(demands::INTERRUPTED.to_owned());
         }
         let logs = intervals::fold(&plan.path("intervals"), &self.recorder)?;
         say(&format!("{logs} interval logs"));

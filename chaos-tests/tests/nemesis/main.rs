@@ -20,7 +20,6 @@ use steersman_chaos_tests::bed::{Bed, Network, Wanted};
 use steersman_chaos_tests::load::Load;
 use steersman_chaos_tests::nemesis::{self, Active, Class, Skipped};
 use steersman_chaos_tests::spec::{group, nothing};
-use steersman_client::LeaderWatch;
 
 /// Healing may replace a master; what was submitted before runs meanwhile.
 const LATEST: Duration = Duration::from_secs(60);
@@ -33,7 +32,6 @@ struct Story {
     bed: Bed,
     load: Load,
     /// Its client is told of new masters: all that it knew at first may be replaced.
-    _watch: LeaderWatch,
     dice: StdRng,
     folder: PathBuf,
 }
@@ -64,9 +62,9 @@ impl Story {
             return None;
         }
         let client = bed.client();
-        let (load, watch) = (Load::start(&client, 1, group(nothing(), 1)), client.watch_leader());
+        let load = Load::start(&client, 1, group(nothing(), 1));
         load.answered(5).await;
-        Some(Self { bed, load, _watch: watch, dice: StdRng::seed_from_u64(seed), folder })
+        Some(Self { bed, load, dice: StdRng::seed_from_u64(seed), folder })
     }
 
     /// Injects, and waits while that is not possible at the moment.

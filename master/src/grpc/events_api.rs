@@ -177,11 +177,12 @@ impl Follower {
             return;
         }
         let behind = self.next - 1 > self.told;
-        let mark_due = self.told_at + MARK_EVERY;
+        // As a length of time: a sleep is on tokio's clock, which is not this node's in a simulation.
+        let until_mark = (self.told_at + MARK_EVERY).saturating_duration_since(self.node.world.clock.now());
         tokio::select! {
             // The sender lives as long as the node.
             _ = self.applied.changed() => {}
-            () = tokio::time::sleep_until(mark_due), if behind => {}
+            () = tokio::time::sleep(until_mark), if behind => {}
             () = self.node.going_down() => {}
         }
     }

@@ -115,9 +115,10 @@ impl TasksApi {
             if is_finished(self.node(), task) {
                 continue;
             }
+            let left = deadline.saturating_duration_since(self.node().world.clock.now());
             tokio::select! {
                 () = bell.notified() => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(()),
+                () = tokio::time::sleep(left) => return Ok(()),
                 () = self.node().going_down() => return Err(status(codes::SHUTTING_DOWN, "this master is going down")),
             }
         }

@@ -164,6 +164,13 @@ pub enum Task {
         #[arg(long, value_parser = duration)]
         work: Duration,
     },
+    /// Wait until standard input ends, as it does with the runner, and kill what is left of the run in this folder.
+    #[command(after_help = "Example:\n  steersman-chaos task reap --folder /tmp/run < a-pipe")]
+    Reap {
+        /// The run's folder.
+        #[arg(long)]
+        folder: PathBuf,
+    },
 }
 
 /// `500ms`, `90s`, `10m`, `1h`.

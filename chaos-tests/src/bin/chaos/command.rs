@@ -3,8 +3,9 @@
 //! What always holds: a run's verdicts are printed whatever became of it; files of an older run are never mixed with those of a new one.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +15,7 @@ use steersman_chaos_tests::chaos::judge::{self, Judgement};
 use steersman_chaos_tests::chaos::run::{self, Plan, Went, say};
 use steersman_chaos_tests::chaos::schedule::{self, Test};
 use steersman_chaos_tests::chaos::work;
+use steersman_chaos_tests::process::{kill_all, place_of};
 use steersman_evidence::{Bounds, Verdict};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,6 +43,7 @@ async fn run_on(options: Run) -> Result<ExitCode> {
     run::make_folder(&folder)?;
     let folder = folder.canonicalize()?;
     let program = own_program(&folder)?;
+    let _reaper = reaper(&folder, &program)?;
     let plan = Plan {
         test: options.test.clone(),
         time: options.time,
@@ -140,6 +143,15 @@ fn tidy(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A process that outlives this one, however this one ends, and then kills what is left of the run. Its sign is the end of
+/// the pipe that this one holds; Ctrl-C does not reach it.
+fn reaper(folder: &Path, program: &Path) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.args(["task", "reap", "--folder"]).arg(folder).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().with_context(|| format!("cannot start {}", program.display()))
+}
+
 /// This program under a name in the run's folder: a build that replaces it in the middle of the run changes nothing.
 fn own_program(folder: &Path) -> Result<PathBuf> {
     let own = std::env::current_exe().context("where is this program?")?;
@@ -205,6 +217,11 @@ pub(super) fn task(task: Task) -> Result<ExitCode> {
         }
         Task::Exclusive { folder, work } => {
             work::run_exclusive(&folder, work)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Reap { folder } => {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+            kill_all(&place_of(&folder));
             Ok(ExitCode::SUCCESS)
         }
     }
