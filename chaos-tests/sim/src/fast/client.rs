@@ -293,10 +293,17 @@ impl Client {
     }
 }
 
+/// From so many tasks on a group is a flood. Its naps are short: what floods ask of a handful of slots has to fit into the time
+/// that a queue may take to drain.
+const FLOOD: u32 = 20;
+/// Longest nap of a flood, in ms.
+const FLOOD_NAP_MS: u64 = 200;
+
 /// `count` naps of up to `most_ms` (now and then much longer).
 pub fn group(numbers: &SeededEntropy, count: u32, most_ms: u64) -> pb::TaskGroup {
     let long = numbers.below(25) == 0;
-    let ms = if long { 3_000 + numbers.below(5_000) } else { numbers.below(most_ms) } as u16;
+    let drawn = if long { 3_000 + numbers.below(5_000) } else { numbers.below(most_ms) };
+    let ms = if count < FLOOD { drawn } else { drawn % FLOOD_NAP_MS } as u16;
     let fails = u8::from(numbers.below(12) == 0);
     let payload = [&ms.to_be_bytes()[..], &[fails]].concat();
     let on_partition = i32::from(numbers.below(3) == 0);

@@ -8,4 +8,8 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
         10,
         "a node's slow clock made a follower of the event stream spin: a sleep until an instant of that clock was none",
     ),
+    (
+        1_795_458_935_019,
+        "floods of long tasks, each with retries: more work than the slots do within the bound of draining",
+    ),
 ];
