@@ -40,7 +40,7 @@ TARGET ?= $(FUZZ_TARGETS)
 FUZZ_SECONDS ?= 10
 
 .PHONY: help verify fmt-check lint tidy fix build test test-build test-run test-sim test-doc test-fuzz dev release bench \
-  sim chaos fuzz cxx
+  sim chaos fuzz cxx test-chaos seeded-bugs
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,7 @@ verify: fmt-check lint tidy ## formatting, lints and the rules of the house; nev
 fmt-check:
 	$(CARGO) fmt --all -- --check
 	$(SIM) fmt -- --check
+	cd fuzz && $(CARGO) fmt -- --check
 
 lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -61,6 +62,7 @@ fix: ## format, mend what clippy can mend by itself, refresh the pages that are 
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 	$(SIM) fmt
+	cd fuzz && $(CARGO) fmt
 	$(CARGO) run -q -p steersman-tidy
 
 build: ## the binary, unoptimized: target/debug/steersman
@@ -69,7 +71,7 @@ build: ## the binary, unoptimized: target/debug/steersman
 release: ## the binary, optimized: target/release/steersman
 	$(CARGO) build --locked --release -p steersman
 
-test: test-build test-run test-doc test-sim ## build the binary and run every test
+test: test-build test-run test-doc test-sim test-chaos test-fuzz ## build the binary and run every test
 
 # All targets in one build, so that the binary and the tests that start it share one set of features.
 test-build:
@@ -127,6 +129,11 @@ chaos: ## real processes under real faults: make chaos TEST=mix TIME=60m SEED=42
 	$(CARGO) build --locked --workspace --all-targets
 	$(TARGET_DIR)/debug/steersman-chaos run --test $(or $(TEST),mix) --time $(or $(TIME),10m) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
-# Every fault at least once, in a few minutes.
+# Every fault at least once, in a few minutes; what a failing run leaves is in target/chaos/SEED.
 test-chaos: test-build
-	$(MAKE) chaos TEST=all TIME=$(or $(TIME),4m)
+	$(TARGET_DIR)/debug/steersman-chaos run --test all --time 4m $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+# The seeded bugs, planted one after the other in a build of its own (long: the product is compiled once more).
+seeded-bugs: ## plant every seeded bug and see which checker catches it: make seeded-bugs SEEDS=10
+	$(SIM) build --locked --features seeded-bugs --target-dir ../../target/sim-bugs --bins
+	target/sim-bugs/debug/seeded_bugs --seeds $(or $(SEEDS),10)
