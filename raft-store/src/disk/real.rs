@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -151,7 +152,7 @@ impl Disk for SledDisk {
         let file = file.map_err(self.error("open", "log/db"))?;
         file.sync_all().map_err(self.error("sync", "log/db"))?;
         sync_dir(&dir).map_err(self.error("sync", KEYS))?;
-        Ok(Box::new(SledKeys { db, file: SledFile(file) }))
+        Ok(Box::new(SledKeys { db, file: SledFile { file, given_up: AtomicBool::new(false) } }))
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -293,20 +294,34 @@ struct SledKeys {
 }
 
 /// sled's own file, opened a second time: `fdatasync` works on the file, whoever wrote to it.
-struct SledFile(File);
+struct SledFile {
+    file: File,
+    /// Writing or syncing failed: sled keeps its file until the process ends.
+    given_up: AtomicBool,
+}
 
 impl Drop for SledFile {
     /// sled's own threads may hold its file, and the lock on it, a moment longer than the database lives. Whoever is told
     /// that the store is closed must be able to open it.
     fn drop(&mut self) {
         let began = Instant::now();
-        while matches!(self.0.try_lock(), Err(TryLockError::WouldBlock)) {
+        while !self.given_up.load(Ordering::Relaxed) && matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) {
             if began.elapsed() > SLED_ENDS {
                 tracing::warn!("sled has not let go of its file");
                 return;
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl SledKeys {
+    /// After a failure the node stops, and sled must not be dropped: it would sync once more and panic if that fails, too.
+    fn checked<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if outcome.is_err() && !self.file.given_up.swap(true, Ordering::Relaxed) {
+            std::mem::forget(self.db.clone());
+        }
+        outcome
     }
 }
 
@@ -336,13 +351,13 @@ impl Keys for SledKeys {
                 None => writes.remove(key),
             }
         }
-        guarded(|| self.db.apply_batch(writes)).map_err(io_error)
+        self.checked(guarded(|| self.db.apply_batch(writes)).map_err(io_error))
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         async {
-            guarded(|| self.db.flush()).map_err(io_error)?;
-            self.file.0.sync_data()
+            let flushed = guarded(|| self.db.flush()).map_err(io_error);
+            self.checked(flushed.and_then(|_| self.file.file.sync_data()))
         }
         .boxed()
     }
