@@ -2,9 +2,11 @@
 //!
 //! What always holds: every panic of the process is noted from [`watch`] on. What it does not do: judge; an engine does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static KEPT: AtomicBool = AtomicBool::new(false);
 static HOOKED: Once = Once::new();
 
 /// What openraft's debug builds assert when entries were purged under a follower that still needs them. Release builds do
@@ -25,6 +27,17 @@ pub fn watch() {
             }
         }));
     });
+}
+
+/// From now on a panic ends its task, and tokio does not hear of it: turmoil would shut the host's runtime down, whose tasks then
+/// panic while they are dropped. Whoever wants this looks for panics himself.
+pub fn keep() {
+    KEPT.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`keep`] was asked for.
+pub fn are_kept() -> bool {
+    KEPT.load(Ordering::Relaxed)
 }
 
 /// All of them, in order.

@@ -8,12 +8,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+
+use crate::panics;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Scope>>> = const { RefCell::new(None) };
@@ -165,7 +168,13 @@ impl Future for Scoped {
         let polled = {
             let _entered = Entered::enter(self.scope.clone());
             let mut slot = self.slot.lock();
-            slot.as_mut().map_or(Poll::Ready(()), |future| future.as_mut().poll(cx))
+            let poll = || slot.as_mut().map_or(Poll::Ready(()), |future| future.as_mut().poll(cx));
+            catch_unwind(AssertUnwindSafe(poll))
+        };
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(_) if panics::are_kept() => Poll::Ready(()),
+            Err(panic) => resume_unwind(panic),
         };
         if polled.is_ready() || self.scope.is_dead() { self.end() } else { Poll::Pending }
     }

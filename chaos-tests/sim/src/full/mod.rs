@@ -61,6 +61,7 @@ const PUNISH_EXTRA_MS: u64 = 8_000;
 /// Whatever keeps the run from being run at all; broken promises are verdicts.
 pub fn run(seed: u64, options: &Options) -> anyhow::Result<Outcome> {
     panics::watch();
+    panics::keep();
     crate::machine_clock::hold();
     steersman_raft_store::runtime::seed(Some(seed));
     steersman_raft_store::runtime::around(Some(crate::scope::around));
@@ -128,6 +129,7 @@ impl Stage {
 
     fn step(&mut self) -> anyhow::Result<()> {
         self.sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
+        anyhow::ensure!(panics::seen().is_empty(), "a task panicked");
         self.recorder.set_now(self.sim.elapsed().as_micros() as u64);
         self.nemesis.step(&mut self.sim);
         self.inspector.look(&self.masters, &self.recorder);

@@ -89,6 +89,10 @@ async fn remove(caller: &Caller, masters: &Masters, id: u64) {
         match standing(caller, id).await {
             Some((false, _)) => break,
             Some(_) => {
+                // A leader is not removed: it hands over first, as the operator's page says.
+                if caller.client.leader().is_some_and(|leader| leader.id == id) {
+                    step_down(caller, 0).await;
+                }
                 let asking = async { answers::done(caller.client.remove_master(id).await.map(|done| done.log_index)) };
                 caller.operate("remove", membership("remove", id), asking).await;
             }
