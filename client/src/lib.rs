@@ -32,7 +32,7 @@ mod verify;
 mod workers;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -133,7 +133,8 @@ impl Builder {
             view: watch::Sender::new(LeaderView::default()),
             known: watch::Sender::new(0),
             met: Mutex::new(self.world.clock.now()),
-            missed: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            membership: AtomicU64::new(0),
             channels,
             settings: self.settings,
             world: self.world,
@@ -160,8 +161,10 @@ pub(crate) struct Inner {
     pub(crate) known: watch::Sender<usize>,
     /// When somebody was last asked who the masters are.
     pub(crate) met: Mutex<tokio::time::Instant>,
-    /// A try has failed since then.
-    pub(crate) missed: AtomicBool,
+    /// Since then a try has failed, or the masters have become others.
+    pub(crate) stale: AtomicBool,
+    /// Log index of the newest membership that an answer told of; 0 before the first.
+    pub(crate) membership: AtomicU64,
     pub(crate) channels: Channels,
 }
 

@@ -147,7 +147,7 @@ impl Client {
             match self.try_at(&address, &call, quest.try_time(), request.clone(), &send).await {
                 Ok(answer) => return Ok((address, answer)),
                 Err(miss) => {
-                    self.inner.missed.store(true, Ordering::Relaxed);
+                    self.inner.stale.store(true, Ordering::Relaxed);
                     match quest.after(&address, miss)? {
                         Duration::ZERO => {}
                         pause => tokio::time::sleep(pause).await,
@@ -202,18 +202,24 @@ impl Client {
         if let Some(hint) = LeaderHint::from_metadata(metadata) {
             self.inner.learn(&hint);
         }
+        let told = metadata.get("steersman-membership").and_then(|index| index.to_str().ok()?.parse().ok());
+        let known = self.inner.membership.fetch_max(told.unwrap_or(0), Ordering::Relaxed);
+        if known != 0 && told > Some(known) {
+            self.inner.stale.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// After a try that failed, and now and then, behind the caller's back: who the masters are by now. Answers name the
-    /// leader alone, and a client that only ever followed leaders would be lost once all whom it knew were replaced.
+    /// After a try that failed, after a change of the membership, and now and then, behind the caller's back: who the
+    /// masters are by now. Answers name the leader alone, and a client that only ever followed leaders would be lost once
+    /// all whom it knew were replaced.
     fn meet_masters(&self, address: &str) {
         if self.only.is_some() {
             return;
         }
-        let (now, missed) = (self.inner.world.clock.now(), self.inner.missed.swap(false, Ordering::Relaxed));
+        let (now, stale) = (self.inner.world.clock.now(), self.inner.stale.swap(false, Ordering::Relaxed));
         let due = {
             let mut met = self.inner.met.lock();
-            let due = missed || now.saturating_duration_since(*met) >= MEET_EVERY;
+            let due = stale || now.saturating_duration_since(*met) >= MEET_EVERY;
             *met = if due { now } else { *met };
             due
         };

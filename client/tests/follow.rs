@@ -293,11 +293,34 @@ async fn a_client_that_only_submits_learns_who_replaced_the_masters_that_it_knew
     assert_eq!(replaced.calls("info"), 0, "a client that is gone in a moment asks nothing else");
     clock.0.store(60, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(client.submit(vec![]).await.unwrap().first_id, 1);
+    two_are_known(&client).await;
+    replaced.set(|script| script.submit = at_once(|_, _| Err(no_leader())));
+    assert_eq!(client.submit(vec![]).await.unwrap().first_id, 2);
+}
+
+#[tokio::test]
+async fn a_client_asks_at_once_who_the_masters_are_when_an_answer_tells_of_a_newer_membership() {
+    let successor = MasterAddress { id: 2, api: "10.0.0.2:7400".into(), ..MasterAddress::default() };
+    let masters = vec![MasterInfo { address: Some(successor), ..MasterInfo::default() }];
+    let info = InfoResponse { masters, ..InfoResponse::default() };
+    let info = at_once(move |_, _| Ok(info.clone()));
+    let fake = Fake::start(Script { info, membership: Some(7), ..submits(1) }).await;
+    let client = client(&[&fake.address], 2_000);
+
+    for _ in 0..3 {
+        client.submit(vec![]).await.unwrap();
+    }
+    assert_eq!(fake.calls("info"), 0, "the first word of a membership is no news, nor is its repetition");
+    fake.set(|script| script.membership = Some(9));
+    client.submit(vec![]).await.unwrap();
+    two_are_known(&client).await;
+    assert_eq!(fake.calls("info"), 1);
+}
+
+async fn two_are_known(client: &Client) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while client.masters().len() < 2 {
         assert!(Instant::now() < deadline, "it never asked: {:?}", client.masters());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    replaced.set(|script| script.submit = at_once(|_, _| Err(no_leader())));
-    assert_eq!(client.submit(vec![]).await.unwrap().first_id, 2);
 }

@@ -291,6 +291,13 @@ impl Node {
         leader_hint(&self.raft)
     }
 
+    /// Log index of the newest membership that this master has in its log. `None` before there is one.
+    pub fn membership_index(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        seen.membership_config.log_id().as_ref().map(|id| id.index)
+    }
+
     /// Follows who leads. This master shows itself only once its reign has begun.
     pub fn leader_watch(&self) -> watch::Receiver<LeaderView> {
         self.leader.clone()

@@ -182,6 +182,7 @@ async fn p02_any_master_takes_a_submit_and_a_retry_elsewhere_gets_the_first_answ
     assert_eq!(first.metadata().get("steersman-leader-id").unwrap().to_str().unwrap(), leader.to_string());
     assert_eq!(first.metadata().get("steersman-leader-api").unwrap().to_str().unwrap(), addresses(leader).api);
     assert!(first.metadata().contains_key("steersman-term"));
+    assert!(first.metadata().contains_key("steersman-membership"));
     let first = first.into_inner();
     assert_eq!((first.first_id, first.count), (1, 3));
     for id in [followers[1], leader, followers[0]] {

@@ -31,6 +31,8 @@ pub struct Script {
     pub step_down: Option<Answer<StepDownRequest, StepDownResponse>>,
     pub events: Option<EventsAnswer>,
     pub leader: Option<LeaderInfo>,
+    /// What answers to a submit tell of the membership.
+    pub membership: Option<u64>,
 }
 
 pub fn at_once<Q: 'static, A: Send + 'static>(
@@ -153,7 +155,11 @@ impl Tasks for Served {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
         let n = self.calls.count("submit");
         let Some(answer) = self.script.lock().submit.clone() else { return unscripted() };
-        answer(request.into_inner(), n).await.map(Response::new)
+        let mut response = Response::new(answer(request.into_inner(), n).await?);
+        if let Some(index) = self.script.lock().membership {
+            response.metadata_mut().insert("steersman-membership", index.into());
+        }
+        Ok(response)
     }
     async fn get(&self, request: Request<GetTaskRequest>) -> Result<Response<GetTaskResponse>, Status> {
         let n = self.calls.count("get");

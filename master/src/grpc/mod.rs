@@ -9,6 +9,7 @@ pub mod convert;
 mod events_api;
 mod forward;
 mod health;
+mod membership;
 mod reading;
 mod session_api;
 pub mod status;
@@ -53,7 +54,8 @@ pub fn api_router(node: Arc<Node>) -> Routes {
         .add_service(health::server(node.clone()));
     add_reflection(&mut services);
     let (metrics, clock) = (node.metrics.clone(), node.world.clock.clone());
-    let measured = telemetry::measured(services.routes().into_axum_router(), metrics, clock);
+    let told = membership::told(services.routes().into_axum_router(), node);
+    let measured = telemetry::measured(told, metrics, clock);
     RoutesBuilder::from(measured).routes()
 }
 
