@@ -1,4 +1,4 @@
-//! From what the client crate says to what the history says.
+//! From what the client crate says to what the history says: the one place, for simulations, real chaos and drills.
 //!
 //! What always holds: `fail` is said only of an operation that surely had no effect and never will; everything that is not known
 //! is `unknown`. Nothing is judged here.
@@ -9,7 +9,8 @@ use steersman_client::v1::{
     SubmitResponse, Task, TaskState as WireState, Worker, WorkerStatus,
 };
 use steersman_client::{Class, Error, codes};
-use steersman_evidence::record::{Answer, AttemptView, Event, Outcome, TaskState, TaskView, WorkerView};
+
+use crate::record::{Answer, AttemptView, Event, Outcome, TaskState, TaskView, WorkerView};
 
 /// An answer with the master that gave it, if it said so.
 pub type Told = (Option<u64>, Outcome);
@@ -29,18 +30,18 @@ fn ok(master: Option<u64>, answer: Answer) -> Told {
 }
 
 /// Of a submit.
-pub fn submitted(answer: Result<SubmitResponse, Error>) -> Told {
+pub fn submitted(answer: &Result<SubmitResponse, Error>) -> Told {
     match answer {
         Ok(done) => ok(None, Answer::Submitted { first: done.first_id, count: done.count, index: done.log_index }),
-        Err(error) => refused(&error),
+        Err(error) => refused(error),
     }
 }
 
 /// Of the cancel of one task.
-pub fn cancelled(answer: Result<CancelResponse, Error>) -> Told {
+pub fn cancelled(answer: &Result<CancelResponse, Error>) -> Told {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return refused(&error),
+        Err(error) => return refused(error),
     };
     match answer.results.first() {
         Some(result) if !result.not_found => {
@@ -51,33 +52,33 @@ pub fn cancelled(answer: Result<CancelResponse, Error>) -> Told {
 }
 
 /// Of a read of one task. That there is no such task is an answer.
-pub fn read(answer: Result<GetTaskResponse, Error>) -> Told {
+pub fn read(answer: &Result<GetTaskResponse, Error>) -> Told {
     match answer {
         Ok(answer) => {
             let (index, master) = freshness(answer.read.as_ref());
             ok(master, Answer::Task { task: answer.task.as_ref().map(task_view), index })
         }
         Err(error) if error.is(codes::TASK_NOT_FOUND) => ok(None, Answer::Task { task: None, index: 0 }),
-        Err(error) => refused(&error),
+        Err(error) => refused(error),
     }
 }
 
 /// Of a read of the registry.
-pub fn registry(answer: Result<ListWorkersResponse, Error>) -> Told {
+pub fn registry(answer: &Result<ListWorkersResponse, Error>) -> Told {
     match answer {
         Ok(answer) => {
             let (index, master) = freshness(answer.read.as_ref());
             ok(master, Answer::Workers { workers: answer.workers.iter().map(worker_view).collect(), index })
         }
-        Err(error) => refused(&error),
+        Err(error) => refused(error),
     }
 }
 
 /// Of any other change.
-pub fn done(answer: Result<u64, Error>) -> Told {
+pub fn done(answer: Result<u64, &Error>) -> Told {
     match answer {
         Ok(index) => ok(None, Answer::Done { index }),
-        Err(error) => refused(&error),
+        Err(error) => refused(error),
     }
 }
 
@@ -144,7 +145,10 @@ pub fn event(event: &WireEvent) -> Event {
         Some(Kind::WorkerLoad(_)) => other("worker_load"),
         Some(Kind::MembershipChanged(_)) => other("membership_changed"),
         Some(Kind::TasksTrimmed(_)) => other("tasks_trimmed"),
-        _ => other("unknown"),
+        Some(Kind::ElectionReport(_)) => other("election_report"),
+        Some(Kind::BrakeChanged(_)) => other("brake_changed"),
+        // Of a newer master.
+        None => other("unknown"),
     }
 }
 
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn a_cancel_of_nothing_is_no_success() {
         let result = CancelResult { not_found: true, ..CancelResult::default() };
-        let (_, outcome) = cancelled(Ok(CancelResponse { results: vec![result], log_index: 9 }));
+        let (_, outcome) = cancelled(&Ok(CancelResponse { results: vec![result], log_index: 9 }));
         assert!(matches!(outcome, Outcome::Fail { .. }));
     }
 
@@ -165,7 +169,7 @@ mod tests {
     fn a_read_says_what_it_saw_and_where() {
         let task = Task { id: 3, state: WireState::Running.into(), ..Task::default() };
         let read = ReadInfo { applied_index: 7, served_by: 2, ..ReadInfo::default() };
-        let (master, outcome) = super::read(Ok(GetTaskResponse { task: Some(task), read: Some(read) }));
+        let (master, outcome) = super::read(&Ok(GetTaskResponse { task: Some(task), read: Some(read) }));
         let view = TaskView { state: TaskState::Running, attempts: Vec::new() };
         assert_eq!(master, Some(2));
         assert_eq!(outcome, Outcome::Ok { answer: Answer::Task { task: Some(view), index: 7 } });

@@ -2,8 +2,9 @@
 //!
 //! Simulations, runs with real processes and drills write the same [`record::Record`]s; the same checkers judge them. What
 //! always holds: nothing here performs I/O beyond reading and writing the bytes it is given, and no checker shares code
-//! with the product, so that it can't repeat the product's mistakes.
+//! with the product, so that it can't repeat the product's mistakes; [`answers`] alone knows the client's words.
 
+pub mod answers;
 pub mod bounds;
 mod check;
 pub mod edn;

@@ -11,9 +11,9 @@ use steersman_client::{Client, Error};
 use steersman_evidence::record::{Answer, Call, Outcome};
 use tokio::time::Instant;
 
-use super::answers::{self, Told};
 use super::recorder::Recorder;
 use super::watcher::{Standing, Watcher};
+use steersman_evidence::answers::{self, Told};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

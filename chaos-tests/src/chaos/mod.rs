@@ -4,7 +4,6 @@
 //! (a failure, Ctrl-C), faults are healed, processes are ended and the history stays. Verdicts are the business of
 //! `steersman-evidence`: nothing here judges the product, and a run that showed too little is unknown, never good.
 
-pub mod answers;
 pub mod clock;
 pub mod demands;
 pub mod ending;

@@ -13,11 +13,11 @@ use steersman_world::{Entropy, SeededEntropy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::answers::Told;
 use super::keys::Keys;
 use super::recorder::Recorder;
 use super::targets::Targets;
 use super::work::Places;
+use steersman_evidence::answers::Told;
 
 /// A process that fell behind its pace by more than this does not catch up: it would flood what just came back.
 const BEHIND_MAX: Duration = Duration::from_secs(1);

@@ -9,12 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use steersman_client::v1::event::Kind as Wire;
-use steersman_client::v1::{self, EventBatch, TaskState as WireState};
-use steersman_client::{Class, Error};
+use steersman_client::v1::EventBatch;
+use steersman_evidence::answers::{self, Told};
 use steersman_evidence::record::{
-    Answer, AttemptView, Call, Complete, Event, Events, Fault, Invoke, Leads, Note, Outcome, Phase, Reach, Record,
-    TaskState, TaskView,
+    Call, Complete, Event, Events, Fault, Invoke, Leads, Note, Outcome, Phase, Reach, Record,
 };
 
 /// The drill's own follower of the event stream.
@@ -137,7 +135,7 @@ impl Recorder {
     }
 
     /// What came of it. Returns when.
-    pub fn complete(&self, op: u64, master: Option<u64>, outcome: Outcome) -> u64 {
+    pub fn complete(&self, op: u64, (master, outcome): Told) -> u64 {
         let at_us = self.now_us();
         if matches!(outcome, Outcome::Fail { .. } | Outcome::Unknown { .. }) {
             self.0.live.errors.fetch_add(1, Ordering::Relaxed);
@@ -179,7 +177,7 @@ impl Recorder {
     /// Events arrived.
     pub fn arrived(&self, batch: EventBatch) {
         let at_us = self.now_us();
-        let events = batch.events.iter().map(event).collect();
+        let events = batch.events.iter().map(answers::event).collect();
         let record = Events { follower: FOLLOWER, at_us, master: None, index: batch.index, term: batch.term, events };
         let mut seen = self.0.seen.lock();
         seen.records.push(Record::Events(record));
@@ -206,64 +204,5 @@ impl Recorder {
     /// Takes everything.
     pub fn take(&self) -> Seen {
         std::mem::take(&mut self.0.seen.lock())
-    }
-}
-
-/// What an error says of an operation.
-pub fn refused(error: &Error) -> Outcome {
-    let text = format!("{} {}: {}", error.code(), error.reason(), error.message());
-    match error.class() {
-        Class::Caller | Class::Unavailable | Class::Usage => Outcome::Fail { error: text },
-        Class::OutcomeUnknown => Outcome::Unknown { error: text },
-    }
-}
-
-/// A read of one task.
-pub fn read(answer: &v1::GetTaskResponse) -> (Option<u64>, Outcome) {
-    let (index, master) = answer.read.as_ref().map_or((0, None), |read| (read.applied_index, Some(read.served_by)));
-    (master, Outcome::Ok { answer: Answer::Task { task: answer.task.as_ref().map(view), index } })
-}
-
-fn view(task: &v1::Task) -> TaskView {
-    let attempts = task.attempts.iter().map(|attempt| AttemptView {
-        token: attempt.token,
-        worker: attempt.worker_id,
-        ended: attempt.outcome != 0,
-    });
-    TaskView { state: state(task.state()), attempts: attempts.collect() }
-}
-
-/// A state in the words of the history.
-pub fn state(state: WireState) -> TaskState {
-    match state {
-        WireState::Unspecified | WireState::Pending => TaskState::Pending,
-        WireState::Scheduled => TaskState::Scheduled,
-        WireState::Running => TaskState::Running,
-        WireState::Retrying => TaskState::Retrying,
-        WireState::Succeeded => TaskState::Succeeded,
-        WireState::Failed => TaskState::Failed,
-        WireState::Cancelled => TaskState::Cancelled,
-    }
-}
-
-fn event(event: &v1::Event) -> Event {
-    let other = |name: &str| Event::Other { name: name.to_owned() };
-    match &event.kind {
-        Some(Wire::TasksSubmitted(e)) => Event::Submitted { first: e.first_id, count: e.count },
-        Some(Wire::TaskAssigned(e)) => Event::Assigned { task: e.task_id, token: e.token, worker: e.worker_id },
-        Some(Wire::TaskStarted(e)) => Event::Started { task: e.task_id, token: e.token },
-        Some(Wire::AttemptEnded(e)) => Event::Ended { task: e.task_id, token: e.token },
-        Some(Wire::TaskFinished(e)) => Event::Finished { task: e.task_id, state: state(e.state()) },
-        Some(Wire::TaskRetrying(e)) => Event::Retrying { task: e.task_id },
-        Some(Wire::WorkerChanged(e)) => {
-            Event::Worker { worker: e.worker_id, name: e.name.clone(), change: e.change.clone() }
-        }
-        Some(Wire::LeaderElected(e)) => Event::Leader { term: e.term, master: e.master_id },
-        Some(Wire::WorkerLoad(_)) => other("worker_load"),
-        Some(Wire::MembershipChanged(_)) => other("membership_changed"),
-        Some(Wire::TasksTrimmed(_)) => other("tasks_trimmed"),
-        Some(Wire::ElectionReport(_)) => other("election_report"),
-        // Of a newer master, or of no interest to the checkers.
-        _ => other("unknown"),
     }
 }

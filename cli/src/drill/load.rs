@@ -12,11 +12,12 @@ use futures::stream::{self, StreamExt as _};
 use parking_lot::Mutex;
 use steersman_client::v1::{Command, Handler, TaskGroup, TaskSpec, TaskState, task_spec::Work};
 use steersman_client::{Class, Client, World, codes};
-use steersman_evidence::record::{Answer, Call, Outcome as Ended};
+use steersman_evidence::answers;
+use steersman_evidence::record::Call;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::history::{Probe, Recorder, read, refused};
+use super::history::{Probe, Recorder};
 use crate::exit::{Failure, Outcome};
 
 /// Between two submits of one client: a load that shows gaps of a few ms and burdens nobody.
@@ -130,14 +131,7 @@ impl Load {
         for task in &self.holders {
             let id = self.client.new_request_id();
             let (op, _) = self.recorder.invoke(HOLDER, Call::Cancel { request: hex(&id), task: *task });
-            let outcome = match self.client.cancel_with_id(id, vec![*task]).await {
-                Ok(answer) => {
-                    let changed = answer.results.first().is_some_and(|result| result.cancelled);
-                    Ended::Ok { answer: Answer::Cancelled { changed, index: answer.log_index } }
-                }
-                Err(error) => refused(&error),
-            };
-            self.recorder.complete(op, None, outcome);
+            self.recorder.complete(op, answers::cancelled(&self.client.cancel_with_id(id, vec![*task]).await));
         }
     }
 
@@ -209,23 +203,18 @@ impl Caller {
         let id = self.client.new_request_id();
         loop {
             let (op, _) = self.recorder.invoke(self.process, Call::Submit { request: hex(&id), count: 1 });
-            match self.client.submit_with_id(id, groups.clone()).await {
+            let answer = self.client.submit_with_id(id, groups.clone()).await;
+            let at_us = self.recorder.complete(op, answers::submitted(&answer));
+            match answer {
                 Ok(done) => {
-                    let (first, count, index) = (done.first_id, done.count, done.log_index);
-                    let outcome = Ended::Ok { answer: Answer::Submitted { first, count, index } };
-                    let at_us = self.recorder.complete(op, None, outcome);
                     self.recorder.live().acked_us.fetch_max(at_us, Ordering::Relaxed);
                     if self.process != HOLDER {
-                        self.acked.lock().push(first);
+                        self.acked.lock().push(done.first_id);
                     }
-                    return Some(first);
+                    return Some(done.first_id);
                 }
-                Err(error) => {
-                    self.recorder.complete(op, None, refused(&error));
-                    if error.class() != Class::OutcomeUnknown || self.stopped() {
-                        return None;
-                    }
-                }
+                Err(error) if error.class() == Class::OutcomeUnknown && !self.stopped() => {}
+                Err(_) => return None,
             }
         }
     }
@@ -250,20 +239,12 @@ impl Caller {
     /// Its state now; `None` if there is no such task; `Err` if nobody could say.
     async fn read(&self, task: u64) -> Result<Option<TaskState>, ()> {
         let (op, _) = self.recorder.invoke(self.process, Call::Read { task, stale: false });
-        match self.client.get(task).await {
-            Ok(answer) => {
-                let (master, outcome) = read(&answer);
-                self.recorder.complete(op, master, outcome);
-                Ok(answer.task.map(|task| task.state()))
-            }
-            Err(error) if error.is(codes::TASK_NOT_FOUND) => {
-                self.recorder.complete(op, None, Ended::Ok { answer: Answer::Task { task: None, index: 0 } });
-                Ok(None)
-            }
-            Err(error) => {
-                self.recorder.complete(op, None, refused(&error));
-                Err(())
-            }
+        let answer = self.client.get(task).await;
+        self.recorder.complete(op, answers::read(&answer));
+        match answer {
+            Ok(answer) => Ok(answer.task.map(|task| task.state())),
+            Err(error) if error.is(codes::TASK_NOT_FOUND) => Ok(None),
+            Err(_) => Err(()),
         }
     }
 

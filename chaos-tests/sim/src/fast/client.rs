@@ -20,10 +20,10 @@ use steersman_world::{Entropy as _, SeededEntropy};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
-use super::answers::{self, Told};
 use super::hub::{Asked, Hub};
 use super::links::pipe;
 use super::plan::CLIENTS_AT;
+use steersman_evidence::answers::{self, Told};
 
 /// One operation, with all its tries.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -131,11 +131,11 @@ impl Client {
         if acted { Tried::Unknown(last) } else { Tried::Failed(last) }
     }
 
-    async fn change<T: Send + 'static>(&self, call: Call, act: Act<T>, told: impl FnOnce(Done<T>) -> Told) -> Outcome {
+    async fn change<T: Send + 'static>(&self, call: Call, act: Act<T>, told: impl FnOnce(&Done<T>) -> Told) -> Outcome {
         let op = self.hub.journal.invoke(self.process, call);
         let (master, outcome) = match self.at_the_leader(act).await {
             Tried::Answered(master, answer) => {
-                let (told_by, outcome) = told(Ok(answer));
+                let (told_by, outcome) = told(&Ok(answer));
                 (told_by.or(Some(master)), outcome)
             }
             Tried::Failed(error) => (None, Outcome::Fail { error }),
@@ -225,7 +225,7 @@ impl Client {
         let op = self.hub.journal.invoke(self.process, Call::Read { task, stale });
         let (target, answer) = self.look(act).await;
         let (master, outcome) = match answer {
-            Some(Ok(answer)) => answers::read(Ok(answer)),
+            Some(Ok(answer)) => answers::read(&Ok(answer)),
             Some(Err(status)) if status.code() == Code::NotFound => {
                 (Some(target), Outcome::Ok { answer: Answer::Task { task: None, index: 0 } })
             }
@@ -242,7 +242,7 @@ impl Client {
         let op = self.hub.journal.invoke(self.process, Call::ReadWorkers {});
         let (target, answer) = self.look(act).await;
         let (master, outcome) = match answer {
-            Some(Ok(answer)) => answers::registry(Ok(answer)),
+            Some(Ok(answer)) => answers::registry(&Ok(answer)),
             other => (Some(target), Outcome::Fail { error: why(other) }),
         };
         self.hub.journal.complete(op, master, outcome);
@@ -267,7 +267,7 @@ impl Client {
             Box::pin(async move { inner(services.set_mode(Request::new(request)).await) })
         });
         let call = Call::SetMode { request: hex(&id), worker: worker.to_owned(), mode: word.to_owned() };
-        let outcome = self.change(call, act, |done| answers::done(done.map(|done| done.log_index))).await;
+        let outcome = self.change(call, act, |done| answers::done(done.as_ref().map(|done| done.log_index))).await;
         matches!(outcome, Outcome::Ok { .. })
     }
 

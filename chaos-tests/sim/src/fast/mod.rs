@@ -7,9 +7,6 @@
 //! `docs/decisions/0011`. What it leaves to the whole-stack engine: everything that HTTP/2 and TCP do, forwarding between
 //! masters, real workers and clients, and how a blank master finds out whether it may take part.
 
-#[path = "../../../src/chaos/answers.rs"]
-#[allow(dead_code)]
-mod answers;
 mod client;
 mod ending;
 mod hub;

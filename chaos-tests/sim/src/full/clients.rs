@@ -13,12 +13,12 @@ use steersman_client::{Client, EventItem, EventsFrom, RequestId};
 use steersman_evidence::record::{Call, Event, Events, Outcome, Record};
 use steersman_world::{Entropy as _, SeededEntropy};
 
-use super::answers::{self, Told};
 use super::cast::Setting;
 use super::recorder::Recorder;
 use super::work;
 use super::world::world;
 use crate::clock::NodeClock;
+use steersman_evidence::answers::{self, Told};
 
 /// What the run tells its clients.
 #[derive(Clone, Default)]
@@ -93,7 +93,7 @@ impl Caller {
         let mut client = self.client.clone();
         for round in 0..4 {
             let call = Call::Submit { request: hex(id), count };
-            let asking = async { answers::submitted(client.submit_with_id(id, groups.clone()).await) };
+            let asking = async { answers::submitted(&client.submit_with_id(id, groups.clone()).await) };
             let outcome = self.operate("submit", call, asking).await;
             if let Outcome::Ok { answer: steersman_evidence::record::Answer::Submitted { first, count, .. } } = &outcome
                 && round == 0
@@ -112,7 +112,7 @@ impl Caller {
         let (id, mut client) = (self.client.new_request_id(), self.client.clone());
         for _ in 0..3 {
             let call = Call::Cancel { request: hex(id), task };
-            let asking = async { answers::cancelled(client.cancel_with_id(id, vec![task]).await) };
+            let asking = async { answers::cancelled(&client.cancel_with_id(id, vec![task]).await) };
             let outcome = self.operate("cancel", call, asking).await;
             if !self.again(&outcome) {
                 return;
@@ -136,13 +136,13 @@ impl Caller {
         let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
         let request = GetTaskRequest { id: task, consistency: consistency.into() };
         let kind = if stale { "read-stale" } else { "read" };
-        let asking = async { answers::read(client.get_with(request).await) };
+        let asking = async { answers::read(&client.get_with(request).await) };
         self.operate(kind, Call::Read { task, stale }, asking).await;
     }
 
     async fn read_workers(&self) {
         let request = ListWorkersRequest::default();
-        let asking = async { answers::registry(self.client.worker_list(request).await) };
+        let asking = async { answers::registry(&self.client.worker_list(request).await) };
         self.operate("read-workers", Call::ReadWorkers {}, asking).await;
     }
 

@@ -6,8 +6,6 @@
 //! bounds is a bad verdict, not an error. What it does not do: duplicate or reorder messages, which TCP does not either (the fast
 //! engine does), or crash between two awaits of one step of a millisecond.
 
-#[path = "../../../src/chaos/answers.rs"]
-mod answers;
 mod cast;
 mod clients;
 mod hosts;

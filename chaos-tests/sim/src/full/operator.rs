@@ -10,9 +10,9 @@ use steersman_client::worker_ref;
 use steersman_evidence::record::Call;
 use steersman_world::Entropy as _;
 
-use super::answers;
 use super::cast::Masters;
 use super::clients::{Caller, Wishes, hex};
+use steersman_evidence::answers;
 
 /// Between two tries of a step.
 const AGAIN: Duration = Duration::from_millis(300);
@@ -52,7 +52,7 @@ fn membership(change: &str, master: u64) -> Call {
 }
 
 async fn step_down(caller: &Caller, to: u64) {
-    let asking = async { answers::done(caller.client.step_down(to).await.map(|_| 0)) };
+    let asking = async { answers::done(caller.client.step_down(to).await.as_ref().map(|_| 0)) };
     caller.operate("step-down", membership("step_down", to), asking).await;
 }
 
@@ -70,12 +70,13 @@ async fn add(caller: &Caller, id: u64) {
         match standing(caller, id).await {
             Some((_, true)) => return caller.recorder.note("operator", format!("m{id} is a voter")),
             Some((true, false)) => {
-                let asking = async { answers::done(caller.client.promote_master(id).await.map(|done| done.log_index)) };
+                let asking =
+                    async { answers::done(caller.client.promote_master(id).await.as_ref().map(|done| done.log_index)) };
                 caller.operate("promote", membership("promote", id), asking).await;
             }
             Some((false, _)) => {
                 let adding = caller.client.add_master(address.clone());
-                let asking = async { answers::done(adding.await.map(|done| done.log_index)) };
+                let asking = async { answers::done(adding.await.as_ref().map(|done| done.log_index)) };
                 caller.operate("add", membership("add", id), asking).await;
             }
             None => {}
@@ -93,7 +94,8 @@ async fn remove(caller: &Caller, masters: &Masters, id: u64) {
                 if caller.client.leader().is_some_and(|leader| leader.id == id) {
                     step_down(caller, 0).await;
                 }
-                let asking = async { answers::done(caller.client.remove_master(id).await.map(|done| done.log_index)) };
+                let asking =
+                    async { answers::done(caller.client.remove_master(id).await.as_ref().map(|done| done.log_index)) };
                 caller.operate("remove", membership("remove", id), asking).await;
             }
             None => {}
@@ -119,7 +121,7 @@ async fn set_mode(caller: &Caller, worker: &str, mode: &str) {
     let call = Call::SetMode { request: hex(id), worker: worker.to_owned(), mode: mode.to_owned() };
     for _ in 0..tries {
         let setting = caller.client.worker_set_mode_with_id(id, worker_ref(worker), wire, deadline_ms);
-        let asking = async { answers::done(setting.await.map(|done| done.log_index)) };
+        let asking = async { answers::done(setting.await.as_ref().map(|done| done.log_index)) };
         let outcome = caller.operate("set-mode", call.clone(), asking).await;
         if matches!(outcome, steersman_evidence::record::Outcome::Ok { .. }) {
             return;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use steersman_evidence::record::{Call, Complete, Fault, FencedWrite, Interval, Invoke, Note, Outcome, Phase, Record};
 
-use super::answers::Told;
+use steersman_evidence::answers::Told;
 
 /// After a silence of so many µs an attempt did not run meanwhile: five signs of life are missing.
 pub const SILENT_US: u64 = 100_000;

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::chaos::answers;
 use crate::chaos::recorder::Recorder;
 use crate::chaos::traffic::Traffic;
+use steersman_evidence::answers;
 
 /// Followers that read what masters send.
 const RAW: u32 = 2;

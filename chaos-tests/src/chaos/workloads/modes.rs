@@ -10,8 +10,8 @@ use steersman_client::worker_ref;
 use steersman_evidence::record::{Call, Outcome};
 
 use super::registers::AGAIN;
-use crate::chaos::answers;
 use crate::chaos::traffic::{Actor, Traffic};
+use steersman_evidence::answers;
 
 pub(super) async fn run(traffic: Arc<Traffic>, workers: Vec<String>) {
     let mut actor = Actor::new(&traffic.recorder);
@@ -68,7 +68,7 @@ async fn once(
     let (master, client) = traffic.targets.mixed(&traffic.entropy);
     let answer = async {
         let answer = client.worker_set_mode_with_id(id, worker_ref(worker), mode, 0).await;
-        answers::done(answer.map(|answer| answer.log_index))
+        answers::done(answer.as_ref().map(|answer| answer.log_index))
     };
     actor.perform(master, call, answer).await
 }

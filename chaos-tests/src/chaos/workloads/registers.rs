@@ -9,10 +9,10 @@ use steersman_client::v1::{Consistency, GetTaskRequest, ListWorkersRequest, Task
 use steersman_evidence::record::{Call, Outcome};
 
 use super::submit::Wish;
-use crate::chaos::answers;
 use crate::chaos::traffic::{Actor, Pace, Traffic};
 use crate::chaos::work;
 use crate::spec::nothing;
+use steersman_evidence::answers;
 
 /// Of 100 operations on a shared task.
 const CANCELS: u64 = 3;
@@ -59,7 +59,7 @@ async fn cancel(traffic: &Traffic, actor: &mut Actor) {
     let Some(task) = traffic.keys.take(&traffic.entropy, true) else { return };
     let (id, request) = traffic.request();
     let (master, client) = traffic.targets.mixed(&traffic.entropy);
-    let answer = async { answers::cancelled(client.cancel_with_id(id, vec![task]).await) };
+    let answer = async { answers::cancelled(&client.cancel_with_id(id, vec![task]).await) };
     let outcome = actor.perform(master, Call::Cancel { request, task }, answer).await;
     traffic.keys.give_back(task, matches!(outcome, Outcome::Unknown { .. }));
 }
@@ -70,7 +70,7 @@ async fn read(traffic: &Traffic, actor: &mut Actor) {
     let (master, client) = traffic.targets.mixed(&traffic.entropy);
     let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
     let request = GetTaskRequest { id: task, consistency: consistency.into() };
-    let answer = async { answers::read(client.get_with(request).await) };
+    let answer = async { answers::read(&client.get_with(request).await) };
     actor.perform(master, Call::Read { task, stale }, answer).await;
     // A read has no effect, whatever became of it.
     traffic.keys.give_back(task, false);
@@ -82,7 +82,7 @@ pub(super) async fn registry(traffic: Arc<Traffic>) {
     let mut pace = Pace::new(REGISTRY_RATE);
     while pace.turn(&traffic).await {
         let (master, client) = traffic.targets.mixed(&traffic.entropy);
-        let answer = async { answers::registry(client.worker_list(ListWorkersRequest::default()).await) };
+        let answer = async { answers::registry(&client.worker_list(ListWorkersRequest::default()).await) };
         actor.perform(master, Call::ReadWorkers {}, answer).await;
     }
 }

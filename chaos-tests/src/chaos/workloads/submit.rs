@@ -4,9 +4,9 @@ use steersman_client::v1::TaskSpec;
 use steersman_client::{Client, RequestId};
 use steersman_evidence::record::{Answer, Call, Outcome};
 
-use crate::chaos::answers;
 use crate::chaos::traffic::{Actor, Traffic};
 use crate::spec::group;
+use steersman_evidence::answers;
 
 /// What to submit, and under which request id.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Wish {
     pub(super) async fn submit(&self, actor: &mut Actor, (master, client): (Option<u64>, Client)) -> Option<u64> {
         let call = Call::Submit { request: self.request.clone(), count: self.count.into() };
         let groups = group(self.spec.clone(), self.count);
-        let answer = async { answers::submitted(client.submit_with_id(self.id, groups).await) };
+        let answer = async { answers::submitted(&client.submit_with_id(self.id, groups).await) };
         match actor.perform(master, call, answer).await {
             Outcome::Ok { answer: Answer::Submitted { first, .. } } => Some(first),
             _ => None,
