@@ -27,154 +27,98 @@ use crate::process::Ended;
 
 pub(crate) use self::undo::Undo;
 
-/// A class of faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
+macro_rules! classes {
+    ($($(#[$doc:meta])+ $class:ident = $name:literal,)+) => {
+        /// A class of faults.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Class {
+            $($(#[$doc])+ $class,)+
+        }
+
+        impl Class {
+            /// Every class.
+            pub fn all() -> &'static [Self] {
+                &[$(Self::$class),+]
+            }
+
+            /// Its name on the command line, in histories and reports: `partition-halves`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$class => $name,)+
+                }
+            }
+        }
+    };
+}
+
+classes! {
     /// SIGKILL of a master.
-    Kill,
+    Kill = "kill",
     /// A master's machine loses power: what was not synced is gone, and nobody says goodbye on the network.
-    PowerLoss,
+    PowerLoss = "power-loss",
     /// All masters lose power at one moment.
-    PowerLossAll,
+    PowerLossAll = "power-loss-all",
     /// SIGSTOP of a master, later SIGCONT.
-    Pause,
+    Pause = "pause",
     /// A minority of the masters, with some of the workers, is cut off in both directions.
-    PartitionHalves,
+    PartitionHalves = "partition-halves",
     /// A master hears but is not heard, or is heard but does not hear.
-    PartitionOneSided,
+    PartitionOneSided = "partition-one-sided",
     /// The leader alone is cut off from all other masters.
-    LeaderIsolated,
+    LeaderIsolated = "leader-isolated",
     /// Two masters that see each other only through the others.
-    Bridge,
+    Bridge = "bridge",
     /// A master's links are cut and restored again and again.
-    Flapping,
+    Flapping = "flapping",
     /// Every packet is late by the same time.
-    Delay,
+    Delay = "delay",
     /// Every packet is late by a time of its own.
-    Jitter,
+    Jitter = "jitter",
     /// Packets are lost.
-    Loss,
+    Loss = "loss",
     /// Packets arrive twice.
-    Duplicate,
+    Duplicate = "duplicate",
     /// Packets overtake each other.
-    Reorder,
+    Reorder = "reorder",
     /// Links carry little.
-    Throttle,
+    Throttle = "throttle",
     /// Wall clocks jump, by seconds or years, forward or back.
-    ClockJump,
+    ClockJump = "clock-jump",
     /// Wall clocks run at wrong rates.
-    ClockDrift,
+    ClockDrift = "clock-drift",
     /// A master's disk is full.
-    DiskFull,
+    DiskFull = "disk-full",
     /// A master's disk is slow to write and to sync.
-    DiskSlow,
+    DiskSlow = "disk-slow",
     /// A master's syncs fail.
-    SyncFails,
+    SyncFails = "sync-fails",
     /// A master's syncs succeed without having synced anything.
-    SyncLies,
+    SyncLies = "sync-lies",
     /// A master's syncs are slow.
-    SyncSlow,
+    SyncSlow = "sync-slow",
     /// Bits flip in the data of a stopped master, which is then started.
-    BitFlip,
+    BitFlip = "bit-flip",
     /// A file of a stopped master is cut short, and the master is started.
-    Truncate,
+    Truncate = "truncate",
     /// Every master is ended in good order and started again, one after the other.
-    RollingRestart,
+    RollingRestart = "rolling-restart",
     /// A new master joins, is promoted, and another one is removed.
-    Membership,
+    Membership = "membership",
     /// A master comes back with an empty disk under its old id; it must be refused, and is replaced.
-    WipeRejoin,
+    WipeRejoin = "wipe-rejoin",
     /// A worker's machine dies: worker, keeper and tasks.
-    WorkerKill,
+    WorkerKill = "worker-kill",
     /// A worker is frozen with everything it runs.
-    WorkerPause,
+    WorkerPause = "worker-pause",
     /// A worker is cut off from all masters.
-    WorkerCut,
+    WorkerCut = "worker-cut",
     /// SIGKILL of all masters at one moment.
-    AllMastersDown,
+    AllMastersDown = "all-masters-down",
     /// The leader is told to hand over.
-    StepDown,
+    StepDown = "step-down",
 }
 
 impl Class {
-    /// Every class.
-    pub fn all() -> &'static [Self] {
-        use Class::*;
-        &[
-            Kill,
-            PowerLoss,
-            PowerLossAll,
-            Pause,
-            PartitionHalves,
-            PartitionOneSided,
-            LeaderIsolated,
-            Bridge,
-            Flapping,
-            Delay,
-            Jitter,
-            Loss,
-            Duplicate,
-            Reorder,
-            Throttle,
-            ClockJump,
-            ClockDrift,
-            DiskFull,
-            DiskSlow,
-            SyncFails,
-            SyncLies,
-            SyncSlow,
-            BitFlip,
-            Truncate,
-            RollingRestart,
-            Membership,
-            WipeRejoin,
-            WorkerKill,
-            WorkerPause,
-            WorkerCut,
-            AllMastersDown,
-            StepDown,
-        ]
-    }
-
-    /// Its name on the command line, in histories and reports: `partition-halves`.
-    pub fn name(self) -> &'static str {
-        use Class::*;
-        match self {
-            Kill => "kill",
-            PowerLoss => "power-loss",
-            PowerLossAll => "power-loss-all",
-            Pause => "pause",
-            PartitionHalves => "partition-halves",
-            PartitionOneSided => "partition-one-sided",
-            LeaderIsolated => "leader-isolated",
-            Bridge => "bridge",
-            Flapping => "flapping",
-            Delay => "delay",
-            Jitter => "jitter",
-            Loss => "loss",
-            Duplicate => "duplicate",
-            Reorder => "reorder",
-            Throttle => "throttle",
-            ClockJump => "clock-jump",
-            ClockDrift => "clock-drift",
-            DiskFull => "disk-full",
-            DiskSlow => "disk-slow",
-            SyncFails => "sync-fails",
-            SyncLies => "sync-lies",
-            SyncSlow => "sync-slow",
-            BitFlip => "bit-flip",
-            Truncate => "truncate",
-            RollingRestart => "rolling-restart",
-            Membership => "membership",
-            WipeRejoin => "wipe-rejoin",
-            WorkerKill => "worker-kill",
-            WorkerPause => "worker-pause",
-            WorkerCut => "worker-cut",
-            AllMastersDown => "all-masters-down",
-            StepDown => "step-down",
-        }
-    }
-
     /// The class of that name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::all().iter().copied().find(|class| class.name() == name)
