@@ -8,11 +8,12 @@ use steersman_chaos_tests::audit::all_succeed;
 use steersman_chaos_tests::bed::links::Spot;
 use steersman_chaos_tests::bed::orders::Order;
 use steersman_chaos_tests::bed::{Bed, Network, Wanted};
-use steersman_chaos_tests::cluster::PATIENCE;
+use steersman_chaos_tests::cluster::{PATIENCE, Reign};
 use steersman_chaos_tests::load::Load;
 use steersman_chaos_tests::poll::until;
 use steersman_chaos_tests::spec::{nothing, one};
 use steersman_chaos_tests::{Cluster, Settings, http};
+use steersman_client::Client;
 
 /// `raft.disk_stall_ms` of these tests.
 const BOUND: Duration = Duration::from_millis(600);
@@ -22,6 +23,35 @@ const TAKEOVER: Duration = Duration::from_millis(2_000);
 const CLIENT: Duration = Duration::from_secs(3);
 /// Syncs that take so long have stalled; one that is under way still takes it when the disk is well again.
 const STALL: Duration = Duration::from_secs(6);
+
+/// A cluster with a leader, and somebody who submits.
+struct Scene {
+    bed: Bed,
+    client: Client,
+    reign: Reign,
+    load: Load,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn begin() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bed = bed(&folder).await;
+        let (client, reign) = (bed.client(), bed.cluster().wait_leader().await);
+        let load = Load::start(&client, 2, one(nothing()));
+        load.answered(20).await;
+        Self { bed, client, reign, load, _folder: folder }
+    }
+
+    /// No submit failed, all masters hold the same, everything acknowledged succeeds.
+    async fn end(mut self) {
+        let report = self.load.stop().await;
+        assert_eq!(report.failed, Vec::<String>::new());
+        self.bed.cluster().wait_agreement().await;
+        all_succeed(&self.client, 1, report.acknowledged.len() as u64, PATIENCE).await;
+        self.bed.stop().await;
+    }
+}
 
 async fn bed(folder: &tempfile::TempDir) -> Bed {
     let wanted = Wanted {
@@ -55,34 +85,26 @@ async fn told(cluster: &mut Cluster, master: u64, stalled: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p11_a_leader_whose_disk_stalls_hands_over_and_is_fit_again_by_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut bed = bed(&folder).await;
-    let client = bed.client();
-    let reign = bed.cluster().wait_leader().await;
-    let load = Load::start(&client, 2, one(nothing()));
-    load.answered(20).await;
+    let mut scene = Scene::begin().await;
+    let reign = scene.reign;
     let began = Instant::now();
-    stall(&bed, reign.leader, STALL);
-    let newer = bed.cluster().wait_newer_leader(reign).await;
+    stall(&scene.bed, reign.leader, STALL);
+    let newer = scene.bed.cluster().wait_newer_leader(reign).await;
     let took = began.elapsed();
     eprintln!("another leader {took:?} after the disk stalled, bound {BOUND:?}");
     assert_ne!(newer.leader, reign.leader);
     assert!(took < BOUND + TAKEOVER, "{took:?}");
-    load.answered(20).await;
-    told(bed.cluster(), reign.leader, true).await;
-    let metrics = http::get(&bed.cluster().master(reign.leader).addresses().http, "/metrics").await.unwrap().1;
+    scene.load.answered(20).await;
+    told(scene.bed.cluster(), reign.leader, true).await;
+    let metrics = http::get(&scene.bed.cluster().master(reign.leader).addresses().http, "/metrics").await.unwrap().1;
     assert!(metrics.contains("steersman_raft_disk_stalls_total 1"), "{metrics}");
-    let health = bed.cluster().cli().run(&["cluster", "health"]).await;
+    let health = scene.bed.cluster().cli().run(&["cluster", "health"]).await;
     let named = format!("stalled at master {}", reign.leader);
     assert!(health.code == 7 && health.out.contains(&named), "{health:?}");
 
-    stall(&bed, reign.leader, Duration::ZERO);
-    told(bed.cluster(), reign.leader, false).await;
-    let report = load.stop().await;
-    assert_eq!(report.failed, Vec::<String>::new());
-    bed.cluster().wait_agreement().await;
-    all_succeed(&client, 1, report.acknowledged.len() as u64, PATIENCE).await;
-    bed.stop().await;
+    stall(&scene.bed, reign.leader, Duration::ZERO);
+    told(scene.bed.cluster(), reign.leader, false).await;
+    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,31 +127,23 @@ async fn p11_a_follower_whose_disk_stalls_says_so_and_takes_no_office() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p11_a_leader_whose_disk_is_full_costs_a_takeover_and_no_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut bed = bed(&folder).await;
-    let client = bed.client();
-    let reign = bed.cluster().wait_leader().await;
-    let load = Load::start(&client, 2, one(nothing()));
-    load.answered(20).await;
+    let mut scene = Scene::begin().await;
+    let reign = scene.reign;
     let began = Instant::now();
     let no_space = rustix::io::Errno::NOSPC.raw_os_error() as u64;
-    bed.order(Spot::Master(reign.leader), |orders| orders.set(Order::WriteErrno, no_space).unwrap()).unwrap();
-    bed.cluster().wait_newer_leader(reign).await;
+    scene.bed.order(Spot::Master(reign.leader), |orders| orders.set(Order::WriteErrno, no_space).unwrap()).unwrap();
+    scene.bed.cluster().wait_newer_leader(reign).await;
     let led = began.elapsed();
-    load.answered(5).await;
+    scene.load.answered(5).await;
     let took = began.elapsed();
     eprintln!("another leader {led:?}, writes {took:?} after the leader's disk was full");
     assert!(led < TAKEOVER && took < TAKEOVER + CLIENT, "{led:?} {took:?}");
-    let ended = bed.cluster().master(reign.leader).process.ended(PATIENCE).await;
+    let ended = scene.bed.cluster().master(reign.leader).process.ended(PATIENCE).await;
     assert_eq!(ended.code, Some(74), "{}", ended.text);
     assert!(ended.text.contains("No space left on device") && ended.text.contains("STM-3004"), "{}", ended.text);
-    bed.order(Spot::Master(reign.leader), |orders| orders.set(Order::WriteErrno, 0).unwrap()).unwrap();
-    bed.cluster().start_master(reign.leader);
-    let report = load.stop().await;
-    assert_eq!(report.failed, Vec::<String>::new());
-    bed.cluster().wait_agreement().await;
-    all_succeed(&client, 1, report.acknowledged.len() as u64, PATIENCE).await;
-    bed.stop().await;
+    scene.bed.order(Spot::Master(reign.leader), |orders| orders.set(Order::WriteErrno, 0).unwrap()).unwrap();
+    scene.bed.cluster().start_master(reign.leader);
+    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
