@@ -5,6 +5,7 @@ compile_error!("the simulation needs --cfg tokio_unstable (see .cargo/config.tom
 
 mod clock;
 pub mod fast;
+pub mod fleet;
 pub mod full;
 pub mod machine_clock;
 mod panics;

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use steersman_evidence::verdict::Finding;
 
+use crate::fleet::{RUN_MAX, Said, bounded, each};
 use crate::run::{Engine, Summary};
 
 /// Between two lines of progress.
@@ -61,19 +61,14 @@ struct Sum {
 /// If the plan makes no sense or this program can't be started again.
 pub fn sweep(plan: &Plan) -> anyhow::Result<bool> {
     let jobs = jobs(plan)?;
-    let (next, sum, began) = (AtomicUsize::new(0), Mutex::new(Sum::default()), Instant::now());
+    let (sum, began) = (Mutex::new(Sum::default()), Instant::now());
     let me = std::env::current_exe().context("this program's own path")?;
-    std::thread::scope(|scope| {
-        for _ in 0..plan.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let ran = run(&me, plan, *job);
-                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    sum.take(*job, ran);
-                    sum.progress(jobs.len(), began);
-                }
-            });
-        }
+    each(&jobs, plan.jobs, |job| {
+        let ran = run(&me, plan, *job);
+        let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        sum.take(*job, ran);
+        sum.progress(jobs.len(), began);
+        true
     });
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     sum.tell(began.elapsed());
@@ -111,15 +106,17 @@ fn run(me: &Path, plan: &Plan, job: Job) -> Ran {
 fn try_run(me: &Path, plan: &Plan, job: Job) -> anyhow::Result<Ran> {
     let folder = tempfile::tempdir()?;
     let files: Vec<PathBuf> = ["a", "b"].iter().map(|name| folder.path().join(name)).collect();
-    let output = once(me, plan, job, job.twice.then_some(&files[0]))?;
+    let said = once(me, plan, job, job.twice.then_some(&files[0]))?;
     let mut problems = Vec::new();
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let told: Vec<&str> = text.lines().filter(|line| line.starts_with("bad ")).collect();
-        let last: Vec<&str> = text.lines().collect();
+    if said.code != Some(0) {
+        let told: Vec<&str> = said.err.lines().filter(|line| line.starts_with("bad ")).collect();
+        let last: Vec<&str> = said.err.lines().collect();
         let shown = if told.is_empty() { last[last.len().saturating_sub(ERROR_LINES)..].to_vec() } else { told };
         problems.extend(shown.into_iter().take(ERROR_LINES).map(str::to_owned));
-        problems.push(format!("ended with {}", output.status));
+        problems.push(match said.code {
+            Some(code) => format!("ended with exit code {code}"),
+            None => format!("no end within {RUN_MAX:?}"),
+        });
     }
     if job.twice {
         once(me, plan, job, Some(&files[1]))?;
@@ -131,17 +128,17 @@ fn try_run(me: &Path, plan: &Plan, job: Job) -> anyhow::Result<Ran> {
             problems.push("not repeatable: two runs of this seed left different histories".to_owned());
         }
     }
-    Ok(Ran { summary: serde_json::from_slice(&output.stdout).ok(), problems })
+    Ok(Ran { summary: serde_json::from_str(&said.out).ok(), problems })
 }
 
-fn once(me: &Path, plan: &Plan, job: Job, history: Option<&PathBuf>) -> anyhow::Result<Output> {
+fn once(me: &Path, plan: &Plan, job: Job, history: Option<&PathBuf>) -> anyhow::Result<Said> {
     let mut command = Command::new(me);
     command.args(["--json", "--engine", &job.engine.to_string(), "--seed", &job.seed.to_string()]).args(&plan.extra);
     command.arg("--keep").arg(&plan.keep);
     if let Some(file) = history {
         command.arg("--history").arg(file);
     }
-    Ok(command.stdin(Stdio::null()).output()?)
+    bounded(command)
 }
 
 impl Sum {

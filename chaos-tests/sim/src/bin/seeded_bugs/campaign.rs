@@ -8,15 +8,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use steersman_bugs::{Bug, Suite};
+use steersman_sim::fleet::{RUN_MAX, Said, bounded, each};
 use steersman_sim::run::{Engine, Summary};
 
-/// A simulated run takes seconds; one that a bug keeps from ending is a finding of its own.
-const RUN_MAX: Duration = Duration::from_secs(240);
 /// A verdict is bad.
 const EXIT_BAD: i32 = 7;
 
@@ -122,20 +119,12 @@ fn simulate(
     row: &mut Row,
 ) -> anyhow::Result<()> {
     let seeds: Vec<u64> = seeds.collect();
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..plan.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let ran = one(plan, engine, seed, bug, words);
-                    let stop = plan.first && matches!(ran, Ok(Ran::Bad(_)));
-                    found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(seed, ran);
-                    if stop {
-                        next.store(seeds.len(), Ordering::Relaxed);
-                    }
-                }
-            });
-        }
+    let found = Mutex::new(BTreeMap::new());
+    each(&seeds, plan.jobs, |&seed| {
+        let ran = one(plan, engine, seed, bug, words);
+        let enough = plan.first && matches!(ran, Ok(Ran::Bad(_)));
+        found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(seed, ran);
+        !enough
     });
     for (seed, ran) in found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         row.runs += 1;
@@ -162,8 +151,8 @@ fn one(plan: &Plan, engine: Engine, seed: u64, bug: Option<&Bug>, words: &[&str]
     let mut command = Command::new(&plan.sim);
     command.args(["--json", "--engine", &engine.to_string(), "--seed", &seed.to_string()]).args(words);
     command.args(bug.iter().flat_map(|bug| ["--bug", bug.name])).env_remove(steersman_bugs::VARIABLE);
-    let (status, out, err) = bounded(command)?;
-    let Some(status) = status else {
+    let Said { code, out, err } = bounded(command)?;
+    let Some(status) = code else {
         return Ok(Ran::Bad(BTreeMap::from([("no end".to_owned(), format!("no end within {RUN_MAX:?}"))])));
     };
     if status == 0 {
@@ -189,33 +178,6 @@ fn bad_checkers(summary: &Summary) -> BTreeMap<String, String> {
         }
     }
     said
-}
-
-/// Exit code (255 for a signal), stdout and stderr; `None` for the code of a process that had to be killed.
-fn bounded(mut command: Command) -> anyhow::Result<(Option<i32>, String, String)> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let (mut out, mut err) = (child.stdout.take().context("stdout")?, child.stderr.take().context("stderr")?);
-    let readers = (std::thread::spawn(move || read_all(&mut out)), std::thread::spawn(move || read_all(&mut err)));
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break Some(status.code().unwrap_or(255));
-        }
-        if began.elapsed() > RUN_MAX {
-            child.kill()?;
-            child.wait()?;
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    let (out, err) = (readers.0.join(), readers.1.join());
-    Ok((status, out.unwrap_or_default(), err.unwrap_or_default()))
-}
-
-fn read_all(from: &mut impl std::io::Read) -> String {
-    let mut bytes = Vec::new();
-    let _ = from.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Tests of one crate.
