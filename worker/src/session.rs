@@ -41,7 +41,8 @@ use crate::runner::{Input, Outlet};
 
 /// Version of the conversation.
 const PROTOCOL: u32 = 1;
-/// How long a leader may take to accept the stream and to commit the registration.
+/// How long a leader may take to accept the stream and to commit the registration. A worker that knows its lease waits half
+/// of it at most: a hello that was lost with its connection must not cost the lease.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeats without an answer before the stream is given up.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
@@ -94,6 +95,8 @@ pub(crate) struct Session {
     number: u64,
     /// A leader has welcomed this process: refusals may be transient from now on.
     welcomed: bool,
+    /// How long the next welcome is waited for.
+    patience: Duration,
     log_reads: Arc<Semaphore>,
 }
 
@@ -120,7 +123,8 @@ impl From<Status> for End {
 impl Session {
     /// With nothing open.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, number: 0, welcomed: false, log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)) }
+        let log_reads = Arc::new(Semaphore::new(LOG_READS_MAX));
+        Self { settings, number: 0, welcomed: false, patience: WELCOME_TIMEOUT, log_reads }
     }
 
     /// Opens sessions until the worker is done.
@@ -244,12 +248,12 @@ impl Session {
         let mut news = self.settings.masters.subscribe();
         let other = news.wait_for(|view| view.leader.as_deref().is_some_and(|other| other != leader));
         let welcome = tokio::select! {
-            welcome = tokio::time::timeout(WELCOME_TIMEOUT, opening) => welcome,
+            welcome = tokio::time::timeout(self.patience, opening) => welcome,
             _ = other => return Err(End::Moved),
         };
         let (messages, first) = match welcome {
             Ok(opened) => opened.map_err(|status| self.refused(leader, &status))?,
-            Err(_) => return Err(End::Broken(format!("no welcome within {} s", WELCOME_TIMEOUT.as_secs()))),
+            Err(_) => return Err(End::Broken(format!("no welcome within {} ms", self.patience.as_millis()))),
         };
         let Some(MasterMessage { kind: Some(master_message::Kind::Welcome(welcome)) }) = first else {
             return Err(End::Broken("the leader did not begin with a welcome".into()));
@@ -309,6 +313,7 @@ impl Session {
         }
         self.settings.identity.join(&welcome.cluster_id).map_err(End::Fatal)?;
         self.welcomed = true;
+        self.patience = (open.lease / 2).clamp(SILENCE_MIN, WELCOME_TIMEOUT);
         self.settings.masters.learn(welcome.term, Some(open.leader.clone()));
         self.settings.masters.follow(welcome.masters.iter().map(|master| master.api.as_str()));
         self.renew(sent, stamp, open.lease);

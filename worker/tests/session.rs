@@ -157,6 +157,21 @@ async fn p04_a_newer_leader_is_followed_while_the_old_one_keeps_a_session_waitin
 }
 
 #[tokio::test]
+async fn a_hello_that_nobody_answers_is_said_again_before_the_lease_is_over() {
+    let (dir, mut master) = (tempfile::tempdir().unwrap(), FakeMaster::leading().await);
+    let _worker = Local::run(worker(&dir, &[&master]).build());
+    let lease = Duration::from_millis(1_600);
+    let session = master.session().await;
+    session.welcome(Welcome { lease_ms: lease.as_millis() as u32, ..welcome() }).await;
+    drop(session);
+    // It hears the worker and says nothing: as if the connection were gone without a word.
+    let began = std::time::Instant::now();
+    let _unanswered = master.session().await;
+    master.welcomed().await;
+    assert!(began.elapsed() < lease, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn refusals_that_last_end_the_worker_with_a_named_code() {
     for (code, exit) in [
         (codes::WRONG_CLUSTER, exit::FOREIGN_DATA),

@@ -112,8 +112,21 @@ impl Story {
         audit::sound(&self.bed.client(), &report.acknowledged, LATEST).await;
         assert_eq!(self.bed.crashed(), Vec::<String>::new());
         self.bed.stop().await;
+        assert_eq!(panics(&self.folder), Vec::<String>::new());
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// What the nodes' logs tell of panics, also of nodes that were expected to end.
+fn panics(folder: &Path) -> Vec<String> {
+    let nodes = std::fs::read_dir(folder).unwrap().map(|node| node.unwrap().path().join("node.log"));
+    let logs = nodes.filter_map(|log| Some((std::fs::read(&log).ok()?, log)));
+    let lines = logs.flat_map(|(text, log)| {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let told = text.lines().filter(|line| line.contains("panicked at"));
+        told.map(|line| format!("{}: {line}", log.display())).collect::<Vec<_>>()
+    });
+    lines.collect()
 }
 
 #[test]

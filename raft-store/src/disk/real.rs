@@ -315,6 +315,16 @@ impl Drop for SledFile {
     }
 }
 
+impl Drop for SledKeys {
+    /// sled, dropped, syncs once more: whether that can be done is tried here first, since it may be something else that failed.
+    fn drop(&mut self) {
+        if !self.file.given_up.load(Ordering::Relaxed) {
+            let flushed = guarded(|| self.db.flush()).map_err(io_error);
+            let _ = self.checked(flushed.and_then(|_| self.file.file.sync_all()));
+        }
+    }
+}
+
 impl SledKeys {
     /// After a failure the node stops, and sled must not be dropped: it would sync once more and panic if that fails, too.
     fn checked<T>(&self, outcome: io::Result<T>) -> io::Result<T> {

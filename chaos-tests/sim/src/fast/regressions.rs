@@ -12,4 +12,8 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
         1_795_458_935_019,
         "floods of long tasks, each with retries: more work than the slots do within the bound of draining",
     ),
+    (
+        1_795_464_102_016,
+        "a worker whose hello was lost with its connection waited 5 s for the welcome, longer than its lease",
+    ),
 ];

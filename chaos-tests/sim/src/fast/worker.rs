@@ -203,7 +203,10 @@ impl Worker {
         life.scope.spawn(serve(bare, heard, down));
         let hello_sent = Instant::now();
         up.send(say(Say::Hello(self.hello())));
-        let welcome = match tokio::time::timeout(WELCOME_TIMEOUT, mouth.next()).await {
+        // As the product's worker: at most half of the lease, once that is known.
+        let lease = Some(self.book.lock().lease).filter(|lease| !lease.is_zero());
+        let patience = lease.map_or(WELCOME_TIMEOUT, |lease| (lease / 2).min(WELCOME_TIMEOUT));
+        let welcome = match tokio::time::timeout(patience, mouth.next()).await {
             Ok(Some(Ok(pb::MasterMessage { kind: Some(Heard::Welcome(welcome)) }))) => welcome,
             Ok(Some(Err(_))) => return "refused",
             Ok(_) => return "broken",
