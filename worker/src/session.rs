@@ -44,7 +44,8 @@ const PROTOCOL: u32 = 1;
 /// How long a leader may take to accept the stream and to commit the registration. A worker that knows its lease waits half
 /// of it at most: a hello that was lost with its connection must not cost the lease.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeats without an answer before the stream is given up.
+/// Heartbeats without an answer before the stream is given up; sooner if half of the lease is over by then: a connection that
+/// died without a word must leave time for another.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
 /// Never give up sooner than this, however short the interval.
 const SILENCE_MIN: Duration = Duration::from_millis(500);
@@ -386,7 +387,8 @@ impl Session {
         view.mark_changed();
         let finish = self.settings.finish.clone();
         loop {
-            let silent_at = open.last_ack + silence(*open.beat.borrow());
+            let silence = silence(*open.beat.borrow(), open.lease);
+            let silent_at = open.last_ack + silence;
             tokio::select! {
                 message = messages.message() => match message {
                     Ok(Some(message)) => {
@@ -404,7 +406,7 @@ impl Session {
                     }
                 }
                 () = tokio::time::sleep_until(silent_at) => {
-                    return End::Broken(format!("{HEARTBEATS_MISSED_MAX} heartbeats were not answered"));
+                    return End::Broken(format!("no heartbeat was answered for {} ms", silence.as_millis()));
                 }
                 () = finish.cancelled() => return End::Finished,
             }
@@ -500,8 +502,9 @@ impl Session {
     }
 }
 
-fn silence(beat: Duration) -> Duration {
-    (beat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN)
+fn silence(beat: Duration, lease: Duration) -> Duration {
+    // One answer that is late is no silence, however short the lease.
+    (beat * HEARTBEATS_MISSED_MAX).min(lease / 2).max(beat * 3 / 2).max(SILENCE_MIN)
 }
 
 // ---- heartbeats and draining ----------------------------------------------------------------------------------------
@@ -550,5 +553,19 @@ impl Session {
                 tracing::warn!(%status, "the leader could not be told that this worker drains");
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_connection_leaves_half_of_the_lease_for_another() {
+        let ms = Duration::from_millis;
+        assert_eq!(silence(ms(1_000), ms(10_000)), ms(3_000), "three heartbeats where the lease is long");
+        assert_eq!(silence(ms(450), ms(1_690)), ms(845), "half of a short lease");
+        assert_eq!(silence(ms(2_000), ms(3_000)), ms(3_000), "but never less than a heartbeat and a half");
+        assert_eq!(silence(ms(20), ms(100)), SILENCE_MIN);
     }
 }

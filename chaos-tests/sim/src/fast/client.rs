@@ -384,6 +384,7 @@ async fn follow_at(hub: &Arc<Hub>, follower: u64, master: u64, mut next: u64, un
             hub.journal.push(Record::Events(record));
         }
         next = next.max(batch.index + 1).max(batch.gap_to + 1);
+        hub.heard.lock().insert(follower, next);
         if hub.is_over() {
             break;
         }

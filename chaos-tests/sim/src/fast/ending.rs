@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::client::{Client, group};
 use super::hub::Hub;
-use super::panics;
 use super::worker::Worker;
+use super::{FOLLOWERS, panics};
 
 /// A leader that commits, after the last fault.
 pub const LEADER_WITHIN: Duration = Duration::from_secs(15);
@@ -25,6 +25,8 @@ pub const LEADER_WITHIN: Duration = Duration::from_secs(15);
 pub const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 /// All masters at the same index, once nobody asks for anything.
 const AGREED_WITHIN: Duration = Duration::from_secs(30);
+/// All events at all followers, who may have gone to a master that was removed and hears nothing.
+const HEARD_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -48,6 +50,10 @@ pub async fn end(hub: &Arc<Hub>, workers: &[Arc<Worker>], clients: tokio::task::
         return hub.journal.problem(format!("the queue did not drain within {DRAINED_WITHIN:?}: {left:?}"));
     }
     agree(hub, "after the storm").await;
+    if !wait(HEARD_WITHIN, || everything_is_heard(hub)).await {
+        let heard = hub.heard.lock().clone();
+        hub.journal.problem(format!("followers have not heard everything within {HEARD_WITHIN:?}: {heard:?}"));
+    }
     read_everything(hub, &operator).await;
     hub.over.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -83,6 +89,15 @@ fn drained(hub: &Hub) -> bool {
     hub.leader().is_some_and(|(_, leader)| {
         let counts = leader.node.state.read().counts();
         counts.pending + counts.scheduled + counts.running + counts.retrying == 0
+    })
+}
+
+fn everything_is_heard(hub: &Hub) -> bool {
+    let Some((_, leader)) = hub.leader() else { return false };
+    let (state, heard) = (leader.node.state.read(), hub.heard.lock());
+    (1..=FOLLOWERS).all(|follower| {
+        let next = heard.get(&follower).copied().unwrap_or(1);
+        state.events_from(next, 1).entries.is_empty()
     })
 }
 

@@ -84,6 +84,8 @@ pub struct Hub {
     pub register: super::worker::Register,
     /// Tasks that a submit was acknowledged for, and whether somebody asked to cancel them.
     pub tasks: Mutex<BTreeMap<u64, bool>>,
+    /// The next index that each follower of the event stream wants.
+    pub heard: Mutex<BTreeMap<u64, u64>>,
     /// How many faults in force may cost a worker its lease, by worker.
     pub disturbances: Mutex<BTreeMap<String, u64>>,
     /// For everything that is not a fault or a message.
@@ -110,6 +112,7 @@ impl Hub {
             sick: Mutex::default(),
             retired: Mutex::default(),
             dark: Arc::default(),
+            heard: Mutex::default(),
             disturbances: Mutex::default(),
             register: super::worker::Register::default(),
             tasks: Mutex::default(),

@@ -393,6 +393,9 @@ async fn machine(me: Arc<Worker>, incarnation: u64, token: u64, work: (Duration,
         let Some((exclusive, lease_until)) = me.peek(incarnation, token) else { return };
         let now = Instant::now();
         if exclusive && lease_until.is_none_or(|until| until <= now) {
+            if now == began {
+                return me.declined(token);
+            }
             break Outcome::PartitionStop;
         }
         if now >= ends {
@@ -423,6 +426,14 @@ async fn machine(me: Arc<Worker>, incarnation: u64, token: u64, work: (Duration,
 }
 
 impl Worker {
+    /// An assignment that came after the lease was over: it is not begun, and that is told.
+    fn declined(&self, token: u64) {
+        if let Some(attempt) = self.book.lock().held.get_mut(&token) {
+            attempt.ended = Some((Outcome::PartitionStop, 0));
+        }
+        self.bell.notify_one();
+    }
+
     fn peek(&self, incarnation: u64, token: u64) -> Option<(bool, Option<Instant>)> {
         let book = self.book.lock();
         let attempt = book.held.get(&token).filter(|_| book.incarnation == incarnation)?;
@@ -442,7 +453,9 @@ impl Talking {
         let mut sent: BTreeMap<u64, Instant> = BTreeMap::new();
         let (mut seq, mut next_beat) = (0_u64, Instant::now());
         let mut next_news = Instant::now();
-        let silence = (self.beat * 3).max(Duration::from_millis(500));
+        // As the product's worker: soon enough to open another session within the lease.
+        let lease = self.me.book.lock().lease;
+        let silence = (self.beat * 3).min(lease / 2).max(self.beat * 3 / 2).max(Duration::from_millis(500));
         loop {
             let now = Instant::now();
             if sent.values().next().is_some_and(|oldest| now.duration_since(*oldest) > silence) {

@@ -25,6 +25,8 @@ const ATTEMPTS_MAX: u32 = 40;
 const EXCLUSIVE: u8 = 1;
 const FAILS_FIRST: u8 = 2;
 const FAILS_ALWAYS: u8 = 4;
+/// Its time counts in steps of 40 ms instead of 10.
+const SLOW: u8 = 8;
 
 /// What one worker runs.
 pub struct Work {
@@ -59,7 +61,8 @@ impl Handler for Work {
             let token = context.fencing_token;
             recorder.interval_began(context.task_id, token, &worker, flags & EXCLUSIVE != 0);
             let _open = Open { token, recorder: recorder.clone() };
-            let until = tokio::time::Instant::now() + Duration::from_millis(10 * tens);
+            let until = tokio::time::Instant::now()
+                + Duration::from_millis(if flags & SLOW != 0 { 40 * tens } else { 10 * tens });
             while tokio::time::Instant::now() < until {
                 let left = until - tokio::time::Instant::now();
                 tokio::time::sleep(left.min(STEP)).await;
@@ -84,13 +87,13 @@ pub fn group(numbers: &SeededEntropy, count: u32) -> TaskGroup {
         1 => FAILS_ALWAYS,
         _ => 0,
     };
-    // Mostly short, some as long as a lease.
-    let tens = match numbers.below(10) {
-        0 => 100 + numbers.below(150),
-        1..=3 => 20 + numbers.below(80),
-        _ => 1 + numbers.below(20),
+    // Mostly short, some as long as a lease; of the exclusive ones some are longer than a lease and all that follows it.
+    let (tens, slow) = match numbers.below(10) {
+        0 => (100 + numbers.below(150), exclusive),
+        1..=3 => (20 + numbers.below(80), false),
+        _ => (1 + numbers.below(20), false),
     };
-    group_of(u8::from(exclusive) | fails, tens as u8, count)
+    group_of(u8::from(exclusive) | fails | if slow { SLOW } else { 0 }, tens as u8, count)
 }
 
 /// Many short tasks.
