@@ -13,6 +13,15 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
         "floods of long tasks, each with retries: more work than the slots do within the bound of draining",
     ),
     (
+        356,
+        "the model of a worker began an exclusive attempt whose assignment came after its lease was over, for no time at all",
+    ),
+    (
+        409,
+        "a connection that died without a word was noticed after three heartbeats only, when the lease was nearly over",
+    ),
+    (625, "the run ended before the followers of the event stream had heard of the last tasks"),
+    (
         1_795_464_102_016,
         "a worker whose hello was lost with its connection waited 5 s for the welcome, longer than its lease",
     ),
