@@ -34,6 +34,7 @@ pub struct LoadReport {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
     submitters: JoinSet<LoadReport>,
 }
@@ -41,12 +42,18 @@ pub struct Load {
 impl Load {
     /// Starts `submitters` that submit `groups` over and over.
     pub fn start(client: &Client, submitters: usize, groups: Vec<TaskGroup>) -> Self {
-        let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, paused, calls) = (Arc::default(), Arc::default(), Arc::new(AtomicU64::new(0)));
         let mut set = JoinSet::new();
         for _ in 0..submitters {
-            set.spawn(submit_all(client.clone(), groups.clone(), stop.clone(), calls.clone()));
+            let signals = (Arc::clone(&stop), Arc::clone(&paused));
+            set.spawn(submit_all(client.clone(), groups.clone(), signals, calls.clone()));
         }
-        Self { stop, calls, submitters: set }
+        Self { stop, paused, calls, submitters: set }
+    }
+
+    /// From now on nobody submits, or everybody does again.
+    pub fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// Waits until `more` further calls were answered.
@@ -81,11 +88,15 @@ impl Load {
 async fn submit_all(
     client: Client,
     groups: Vec<TaskGroup>,
-    stop: Arc<AtomicBool>,
+    (stop, paused): (Arc<AtomicBool>, Arc<AtomicBool>),
     calls: Arc<AtomicU64>,
 ) -> LoadReport {
     let mut report = LoadReport::default();
     while !stop.load(Ordering::Relaxed) {
+        if paused.load(Ordering::Relaxed) {
+            tokio::time::sleep(PACE).await;
+            continue;
+        }
         let began = Instant::now();
         match client.submit(groups.clone()).await {
             Ok(answer) => {

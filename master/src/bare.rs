@@ -23,7 +23,7 @@ use crate::{fitness, takeover};
 pub use crate::propose::led_term;
 pub use crate::raft_service::RaftHandle;
 pub use crate::reads::AskLeader;
-pub use crate::wire::has_hole;
+pub use crate::wire::lacks_purged;
 
 /// A master that runs.
 pub struct Bare {
@@ -65,7 +65,7 @@ where
     parts.clock.observe(state.read().time_ms());
     let (config, raft_spawner) = (parts.config.clone(), parts.surroundings.raft.clone());
     let raft = new_raft(&config, network, store, &raft_spawner).await?;
-    let peers = Peers::new(config.cluster.clone(), config.node_id, &parts.world);
+    let peers = Peers::new(config.cluster.clone(), config.node_id, &parts.world, control.clone());
     for entry in config.masters.iter().filter(|entry| entry.id != config.node_id) {
         peers.learn(entry.id, &entry.raft);
     }

@@ -24,7 +24,7 @@ use openraft::raft::{
 use parking_lot::Mutex;
 use steersman_proto::raft::v1 as pb;
 use steersman_proto::raft::v1::raft_client::RaftClient;
-use steersman_raft_store::{MasterNode, SnapshotData, TypeConfig};
+use steersman_raft_store::{Control, MasterNode, SnapshotData, TypeConfig};
 use steersman_world::{Connector, Net, World};
 use tonic::transport::{Channel, Endpoint};
 
@@ -64,6 +64,8 @@ struct PeersInner {
     from: u64,
     net: Arc<dyn Net>,
     elections: Elections,
+    /// This master's own store.
+    store: Control,
     channels: Mutex<BTreeMap<(String, Purpose), Channel>>,
     addresses: Mutex<BTreeMap<u64, Vec<String>>>,
     /// Peers that did not answer when they were last asked: so that each change is told once.
@@ -72,12 +74,13 @@ struct PeersInner {
 
 impl Peers {
     /// Peers of master `from` in `cluster`, reached through the world's net.
-    pub fn new(cluster: String, from: u64, world: &World) -> Self {
+    pub fn new(cluster: String, from: u64, world: &World, store: Control) -> Self {
         Self(Arc::new(PeersInner {
             cluster,
             from,
             net: world.net.clone(),
             elections: Elections::new(world.clock.clone()),
+            store,
             channels: Mutex::default(),
             addresses: Mutex::default(),
             silent: Mutex::default(),
@@ -203,6 +206,7 @@ fn short(status: &tonic::Status) -> String {
 }
 
 /// One peer, for one purpose.
+#[derive(Clone)]
 pub struct Peer {
     peers: Peers,
     target: u64,
@@ -213,6 +217,13 @@ pub struct Peer {
 impl Peer {
     fn new(peers: &Peers, target: u64, node: &MasterNode, purpose: Purpose) -> Self {
         Self { peers: peers.clone(), target, node: node.clone(), purpose }
+    }
+
+    /// Heartbeats are empty, and must arrive however far behind the follower is.
+    fn lacks_purged(&self, request: &AppendEntriesRequest<C>) -> bool {
+        let purged = || self.peers.0.store.purged_upto().filter(|_| request.entries.is_empty());
+        self.purpose == Purpose::Replication
+            && wire::lacks_purged(request.prev_log_id.as_ref(), &request.entries, purged())
     }
 
     fn address(&self) -> String {
@@ -344,11 +355,13 @@ impl NetStreamAppend<C> for Peer {
             // comes to it, and dials a dead peer a thousand times a second.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
-            if wire::has_hole(first.prev_log_id.as_ref(), &first.entries) {
+            if self.lacks_purged(&first) {
                 return Err(Unreachable::from_string("what this follower needs was purged meanwhile").into());
             }
             let input = futures::stream::once(std::future::ready(first)).chain(input);
             let sent = Arc::new(AtomicU64::new(0));
+            let peer = self.clone();
+            let input = input.take_while(move |request| std::future::ready(!peer.lacks_purged(request)));
             let outgoing = outgoing_appends(input, self.header(), sent.clone());
             let mut client = self.client(self.purpose);
             let limit = CONNECT_TIMEOUT + VOTE_TIMEOUT_MIN;
@@ -369,10 +382,7 @@ where
     S: Stream<Item = AppendEntriesRequest<C>> + Send + 'static,
 {
     let mut header = Some(header);
-    let whole = |request: &AppendEntriesRequest<C>| {
-        std::future::ready(!wire::has_hole(request.prev_log_id.as_ref(), &request.entries))
-    };
-    input.take_while(whole).map(move |request| {
+    input.map(move |request| {
         sent.fetch_add(1, Ordering::Relaxed);
         pb::AppendRequest {
             header: header.take(),

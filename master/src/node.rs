@@ -216,6 +216,11 @@ impl ApplyObserver for Listening {
 pub struct QuorumClock(RaftHandle);
 
 impl QuorumClock {
+    /// Of this master's Raft.
+    pub fn new(raft: RaftHandle) -> Self {
+        Self(raft)
+    }
+
     /// Since a quorum was ASKED what it has answered since; zero for the only voter; none if this master does not lead.
     pub fn age(&self) -> Option<Duration> {
         let metrics = self.0.metrics();
@@ -386,7 +391,7 @@ impl Node {
 
     /// Tells when a quorum last confirmed this master's office.
     pub fn quorum_clock(&self) -> QuorumClock {
-        QuorumClock(self.raft.clone())
+        QuorumClock::new(self.raft.clone())
     }
 
     pub(crate) fn quorum_age_ms(&self) -> u64 {

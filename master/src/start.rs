@@ -23,9 +23,9 @@ use crate::clock::ClusterClock;
 use crate::config::{Addresses, MasterConfig};
 use crate::exit::NodeError;
 use crate::fitness::Fitness;
-use crate::leader::{self, Office, Throne};
+use crate::leader::{self, Office, Throne, heartbeats};
 use crate::network::Peers;
-use crate::node::{LeaderView, Listening, Node, watch_leader};
+use crate::node::{LeaderView, Listening, Node, QuorumClock, watch_leader};
 use crate::observe::Metrics;
 use crate::propose::{Door, DoorLimits, Proposer};
 use crate::raft_service::{RaftHandle, RaftService};
@@ -150,7 +150,7 @@ impl Parts {
 
     async fn assemble(self, store: Store, bound: Bound, listening: Addresses) -> Result<Running, NodeError> {
         let (config, world) = (self.config.clone(), self.world.clone());
-        let peers = Peers::new(config.cluster.clone(), config.node_id, &world);
+        let peers = Peers::new(config.cluster.clone(), config.node_id, &world, store.control.clone());
         for entry in config.masters.iter().filter(|entry| entry.id != config.node_id) {
             peers.learn(entry.id, &entry.raft);
         }
@@ -232,6 +232,8 @@ impl Parts {
             metrics: metrics.clone(),
             applied,
             fitness: self.fitness.clone(),
+            quorum: QuorumClock::new(raft.clone()),
+            quorum_silence: heartbeats::quorum_silence(&config.raft),
             elections: peers.elections().clone(),
             spawner: api.clone(),
         };

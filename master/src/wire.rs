@@ -87,14 +87,19 @@ fn membership_in(membership: pb::Membership) -> Result<RaftMembership, WireError
     RaftMembership::new(configs, nodes).map_err(|error| WireError(format!("membership: {error}")))
 }
 
-/// Whether entries are missing between the one that an append builds on and its first.
+/// Whether an append of a replication stream lacks what this leader has purged (up to and with `purged`) under a follower that
+/// is far behind: openraft reads the log for it without holding off the purge.
 ///
-/// openraft reads the log for a follower that is far behind without holding off the purge: what it then builds begins after
-/// the hole, and only its debug assertions say so. No follower's log takes that, and the follower's master would stop. Not
-/// sent, it is an error like any other of the network: Raft looks again and sends a snapshot.
-pub fn has_hole(prev: Option<&LogId>, entries: &[Entry]) -> bool {
-    let next = prev.map_or(0, |prev| prev.index() + 1);
-    entries.first().is_some_and(|first| first.log_id.index() != next)
+/// If a part of what it read was purged, the append begins after a hole, which only openraft's debug assertions notice: no
+/// follower's log takes that, and the follower's master would stop. If all of it was, the append is empty, over and over, and
+/// the follower, which agrees each time, is left behind for as long as the leader leads. Not sent, either is an error like any
+/// other of the network: Raft looks again and sends a snapshot.
+pub fn lacks_purged(prev: Option<&LogId>, entries: &[Entry], purged: Option<u64>) -> bool {
+    let prev = prev.map(LogId::index);
+    match entries.first() {
+        Some(first) => first.log_id.index() != prev.map_or(0, |prev| prev + 1),
+        None => prev < purged,
+    }
 }
 
 /// A log entry for the wire. The batch's bytes are shared, not copied.
@@ -131,10 +136,18 @@ mod tests {
     #[test]
     fn an_append_that_begins_after_purged_entries_has_a_hole() {
         let prev = LogId::new(1_u64.into(), 544);
-        assert!(has_hole(Some(&prev), &[blank(600)]));
-        assert!(!has_hole(Some(&prev), &[blank(545), blank(546)]));
-        assert!(!has_hole(Some(&prev), &[]));
-        assert!(!has_hole(None, &[blank(0)]));
-        assert!(has_hole(None, &[blank(7)]));
+        assert!(lacks_purged(Some(&prev), &[blank(600)], None));
+        assert!(!lacks_purged(Some(&prev), &[blank(545), blank(546)], None));
+        assert!(!lacks_purged(None, &[blank(0)], None));
+        assert!(lacks_purged(None, &[blank(7)], None));
+    }
+
+    #[test]
+    fn an_empty_append_below_the_purge_says_that_nothing_could_be_read() {
+        let prev = LogId::new(1_u64.into(), 544);
+        assert!(!lacks_purged(Some(&prev), &[], None));
+        assert!(!lacks_purged(Some(&prev), &[], Some(544)), "everything from 545 on is there");
+        assert!(lacks_purged(Some(&prev), &[], Some(545)));
+        assert!(lacks_purged(None, &[], Some(0)));
     }
 }

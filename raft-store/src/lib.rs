@@ -129,6 +129,11 @@ impl Control {
         self.shared.metrics.clone()
     }
 
+    /// How far the log was purged; nothing below can be read any more.
+    pub fn purged_upto(&self) -> Option<u64> {
+        self.shared.memory.lock().purged.as_ref().map(LogId::index)
+    }
+
     /// The newest snapshot, if there is one: what an operator saves is its bytes.
     ///
     /// # Errors

@@ -15,6 +15,12 @@ use openraft_rt_tokio::TokioRuntime;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+/// openraft's own limits of time (for a heartbeat's answer, a vote, a hand-over) are multiplied by this. It gives a heartbeat no
+/// more than the interval between two of them, and what comes later counts for nothing: an idle leader whose quorum is one
+/// interval away would lose its lease, refuse writes, and with them the only other answers that renew it, for as long as the
+/// network is so slow. Less than the shortest election timeout, at the defaults: a follower's timer waits for the next heartbeat.
+const TIMEOUT_PERCENT: u32 = 250;
+
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
     static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
@@ -98,7 +104,7 @@ impl AsyncRuntime for SeamRuntime {
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(duration * TIMEOUT_PERCENT / 100, future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
@@ -136,6 +142,13 @@ impl AsyncRuntime for SeamRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_longer_than_the_interval_between_two_heartbeats() {
+        let after = |ms| tokio::time::sleep(Duration::from_millis(ms));
+        assert!(SeamRuntime::timeout(Duration::from_millis(60), after(140)).await.is_ok());
+        assert!(SeamRuntime::timeout(Duration::from_millis(60), after(160)).await.is_err());
+    }
 
     #[test]
     fn the_same_seed_gives_the_same_numbers() {

@@ -10,7 +10,7 @@ static KEPT: AtomicBool = AtomicBool::new(false);
 static HOOKED: Once = Once::new();
 
 /// What openraft's debug builds assert when entries were purged under a follower that still needs them. Release builds do
-/// not, and build an append with a hole instead, which the product does not send (`master/src/wire.rs`, `has_hole`).
+/// not, and build an append with a hole instead, which the product does not send (`master/src/wire.rs`, `lacks_purged`).
 const PURGED: &str = "to be immediately before the first entry at index";
 
 /// From now on every panic of this process is noted; what was noted before is forgotten.

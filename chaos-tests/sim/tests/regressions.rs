@@ -25,6 +25,12 @@ const FOUND: &[(&str, u64, &[&str], &str)] = &[
         &["--masters", "3"],
         "a stalled follower's answer to a needless snapshot counted unsynced entries; later, a panic ended the whole run",
     ),
+    (
+        "full",
+        4,
+        &["--masters", "3"],
+        "the simulated operator asked a removed master, who had not heard of it, whether it was one; its auditor knew none that was left",
+    ),
     ("full", 15, &["--masters", "3"], "bad in a build whose finding was not written down; the seed is kept"),
     ("full", 21, &["--masters", "3"], "bad in a build whose finding was not written down; the seed is kept"),
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steersman_chaos_tests::PATIENCE;
 use steersman_chaos_tests::bed::Bed;
-use steersman_chaos_tests::bed::links::{Counts, Link, Spot};
+use steersman_chaos_tests::bed::links::{Counts, Link, Policy, Spot, one_way};
 use steersman_chaos_tests::nemesis::{Active, Class};
 use steersman_chaos_tests::poll::{until, until_now};
 
@@ -152,6 +152,22 @@ async fn what_a_delay_adds_is_seen_by_a_client() {
     let began = std::time::Instant::now();
     client.info().await.unwrap();
     assert!(began.elapsed() >= delay * 2, "there and back took {:?}", began.elapsed());
+    story.bed.links().lift(layer);
+    story.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_masters_whose_round_trip_is_longer_than_a_heartbeats_interval_go_on() {
+    let test = "far-apart";
+    let Some(story) = Story::begin(test, wanted(test)).await else { return };
+    let spots: Vec<Spot> = story.bed.masters().into_iter().map(Spot::Master).collect();
+    let apart = |ms| one_way(&spots, &spots, Policy { delay: Duration::from_millis(ms), ..Policy::default() });
+    // Nobody asks for anything, so that no write renews the leader's lease: only its heartbeats do, 90 ms there and back.
+    story.load.pause(true);
+    let layer = story.bed.links().lay(apart(45));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    story.load.pause(false);
+    story.load.answered(30).await;
     story.bed.links().lift(layer);
     story.end().await;
 }

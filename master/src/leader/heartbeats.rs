@@ -1,7 +1,8 @@
 //! The heartbeat monitor: heartbeats stay in memory, verdicts go in the log.
 //!
-//! What always holds: a worker is declared lost only after a whole lease in which this leader ran and heard nothing of
-//! it; time in which this process did not run (stopped, starved) does not count against anybody.
+//! What always holds: a worker is declared lost only after a whole lease in which this leader ran, could commit, and heard
+//! nothing of it. Time in which this process did not run (stopped, starved) does not count against anybody, nor does time
+//! without a quorum, in which no worker can open a session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,33 +12,50 @@ use steersman_state::ids::WorkerId;
 use tokio::time::Instant;
 
 use super::Reign;
+use crate::config::RaftTiming;
 
 /// Between two looks: a small share of the shortest sensible lease.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A look that comes later than this found the process stopped in between.
 const PAUSE_MIN: Duration = Duration::from_millis(400);
 
+/// From how long a silence of the quorum on openraft refuses to write: its leader lease.
+pub fn quorum_silence(raft: &RaftTiming) -> Duration {
+    Duration::from_millis(raft.election_max_ms)
+}
+
 /// Looks for workers whose lease ran out, for as long as the reign lasts.
 pub async fn monitor(reign: Arc<Reign>) {
     let mut last_look = reign.office.world.clock.now();
+    let mut alone = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = reign.office.world.clock.now();
-        forgive_pause(&reign, now - last_look);
+        let since_last_look = now - last_look;
         last_look = now;
+        let silence = reign.office.quorum.age().filter(|age| *age > reign.office.quorum_silence);
+        if let Some(silence) = silence {
+            forgive(&reign, if alone { since_last_look } else { silence });
+            alone = true;
+            continue;
+        }
+        alone = false;
+        if since_last_look >= PAUSE_MIN {
+            let paused_ms = since_last_look.as_millis() as u64;
+            tracing::warn!(paused_ms, "this process did not run: leases are extended");
+            forgive(&reign, since_last_look);
+        }
         for (worker, incarnation, session) in silent(&reign, now) {
             judge(&reign, worker, incarnation, session).await;
         }
     }
 }
 
-fn forgive_pause(reign: &Reign, since_last_look: Duration) {
-    if since_last_look < PAUSE_MIN {
-        return;
-    }
-    tracing::warn!(paused_ms = since_last_look.as_millis() as u64, "this process did not run: leases are extended");
+/// So much time does not count. Nobody was heard in the future.
+fn forgive(reign: &Reign, time: Duration) {
+    let now = reign.office.world.clock.now();
     for seen in reign.seen.lock().values_mut() {
-        *seen += since_last_look;
+        *seen = (*seen + time).min(now);
     }
 }
 

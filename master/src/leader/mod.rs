@@ -5,7 +5,7 @@
 //! proposes carries its term. Nothing outside asks "am I the leader?": it asks for the reign.
 
 mod expiry;
-mod heartbeats;
+pub mod heartbeats;
 mod outbox;
 pub mod streams;
 
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::ClusterClock;
 use crate::election::{self, Beginnings, Elections, Won};
 use crate::fitness::Fitness;
+use crate::node::QuorumClock;
 use crate::observe::Metrics;
 use crate::propose::{Proposer, led_term};
 use crate::raft_service::RaftHandle;
@@ -53,6 +54,10 @@ pub struct Office {
     pub applied: watch::Receiver<u64>,
     /// An unfit master has no reign.
     pub fitness: Fitness,
+    /// When a quorum last confirmed it.
+    pub quorum: QuorumClock,
+    /// A quorum that was not heard for so long does not answer.
+    pub quorum_silence: Duration,
     /// What was noted of elections.
     pub elections: Elections,
     /// Where leader-only tasks run.

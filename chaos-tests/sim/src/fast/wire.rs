@@ -21,7 +21,7 @@ use openraft::raft::{
 };
 use openraft::{EntryPayload, ReadPolicy};
 use parking_lot::Mutex;
-use steersman_master::bare::{AskLeader, Bare, RaftHandle, has_hole};
+use steersman_master::bare::{AskLeader, Bare, RaftHandle, lacks_purged};
 use steersman_master::node::{LeaderHint, ProposeError};
 use steersman_raft_store::{MasterNode, Proposal, Snapshot, SnapshotData, TypeConfig};
 use steersman_world::{BoxIo, Incoming, Net};
@@ -119,6 +119,13 @@ impl Wire {
         });
     }
 
+    /// As in the product.
+    fn lacks_purged(&self, request: &AppendEntriesRequest<C>) -> bool {
+        let own = self.hub.life(self.from).and_then(|life| life.up());
+        let purged = own.and_then(|bare| bare.control.purged_upto());
+        lacks_purged(request.prev_log_id.as_ref(), &request.entries, purged)
+    }
+
     async fn pulse(&self, request: AppendEntriesRequest<C>, limit: Duration) -> Result<Answer, Unreachable<C>> {
         let from = self.from;
         self.call(limit, move |bare| {
@@ -149,7 +156,7 @@ impl Wire {
         let wire = Self { hub: self.hub.clone(), from: self.from, to: self.to, pulse: true };
         async move {
             while let Some(request) = input.next().await {
-                if has_hole(request.prev_log_id.as_ref(), &request.entries) {
+                if wire.lacks_purged(&request) {
                     return;
                 }
                 // A copy of an append from a connection that is long gone: as late as the weather likes.
@@ -226,8 +233,8 @@ impl NetStreamAppend<C> for Wire {
         Box::pin(async move {
             // As in the product: openraft's backoff is a wait inside of `input`.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            if has_hole(first.prev_log_id.as_ref(), &first.entries) {
-                self.hub.journal.count("append with a hole held back");
+            if !self.pulse && self.lacks_purged(&first) {
+                self.hub.journal.count("append without what was purged held back");
                 return Err(unreachable("what this follower needs was purged meanwhile").into());
             }
             if self.pulse {

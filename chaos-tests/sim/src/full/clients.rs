@@ -195,6 +195,8 @@ impl Caller {
 
     /// Waits for the end of the run, then reads everything.
     pub async fn audit(self, wishes: Wishes) {
+        // Until then it asks nothing, and all masters that it was given may be replaced.
+        let _masters = self.client.watch_leader();
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
             if wishes.read_all.get() && !wishes.all_read.get() && self.read_all().await.is_ok() {

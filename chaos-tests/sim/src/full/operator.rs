@@ -58,7 +58,9 @@ async fn step_down(caller: &Caller, to: u64) {
 
 /// Whether it is a member, and whether a voter, by the word of whoever has a leader. `None` if nobody knows.
 async fn standing(caller: &Caller, id: u64) -> Option<(bool, bool)> {
-    let info = caller.client.info().await.ok().filter(|info| info.ready)?;
+    // The word of whoever is furthest: a master that was removed may not have heard of it.
+    let answers = caller.client.info_all().await.into_iter().filter_map(|(_, answer)| answer.ok());
+    let info = answers.filter(|info| info.ready).max_by_key(|info| info.applied_index)?;
     let found = info.masters.iter().find(|master| master.address.as_ref().is_some_and(|address| address.id == id));
     Some((found.is_some(), found.is_some_and(|master| master.voter)))
 }
