@@ -482,6 +482,13 @@ fn p05_recovery() {
             entry(records, 41, 2, vec![finished(4, TaskState::Failed), finished(5, TaskState::Failed)]);
         }),
     ]);
+    let mut trimmed = good();
+    unwrite(&mut trimmed, 20);
+    for follower in [1, 2] {
+        let events = vec![Event::Gap { from: 20, to: 20 }];
+        trimmed.push(Record::Events(Events { follower, at_us: ms(19_900), master: None, index: 20, term: 2, events }));
+    }
+    assert!(!red(&trimmed, &bounds()).contains(&"recovery".to_owned()), "a read shows how task 2 ended");
     let mut silent = good();
     forget(&mut silent, &[10, 11, 12, 14, 15]);
     assert!(doubt(&silent, &bounds(), "recovery").unwrap().contains("nobody tried to write"));

@@ -2,6 +2,8 @@
 //!
 //! What always holds: a run that ended before its time was up is unknown, not bad.
 
+use std::collections::BTreeSet;
+
 use super::{Facts, unknown, verdict};
 use crate::record::Phase;
 use crate::report::svg::time;
@@ -55,7 +57,13 @@ fn first_write(facts: &Facts<'_>, healed_us: u64, bound_us: u64) -> Finding {
 fn drained(facts: &Facts<'_>, healed_us: u64, bound_us: u64) -> Finding {
     let submits = facts.history.ops.iter().filter(|op| op.kind() == "submit" && op.answer().is_some());
     let from_us = submits.map(|op| op.over_us()).fold(healed_us, u64::max);
-    let unfinished = facts.fold.tasks.iter().filter(|(_, tale)| tale.finished.is_none());
+    // Events that were trimmed before a follower came back are told by nobody; a read still shows how the task ended.
+    let shown: BTreeSet<u64> = facts
+        .reads()
+        .filter(|read| read.view.is_some_and(|view| view.state.is_final()))
+        .map(|read| read.task)
+        .collect();
+    let unfinished = facts.fold.tasks.iter().filter(|(task, tale)| tale.finished.is_none() && !shown.contains(task));
     let last_us = facts.fold.tasks.values().filter_map(|tale| tale.finished).map(|it| it.2).max().unwrap_or(0);
     let bound = time(bound_us);
     match unfinished.clone().map(|(task, _)| task).min() {
