@@ -41,6 +41,8 @@ pub(crate) const READY_ACK_AGE_MS: u64 = 2_000;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// A learner may be so many entries behind when it is promoted.
 const PROMOTE_LAG_MAX: u64 = 1_000;
+/// Waiting for a leader: at least so long, and at most twice as long. About one election.
+const ELECTION_WAIT_MS: u64 = 100;
 
 /// Where the leader is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,6 +296,15 @@ impl Node {
     /// Who leads, unless it is this master.
     pub fn leader_hint(&self) -> Option<LeaderHint> {
         leader_hint(&self.raft)
+    }
+
+    /// Waits a jittered moment until a leader shows itself. `None` if none did, or if it is this master.
+    pub async fn await_leader(&self) -> Option<LeaderHint> {
+        let wait = ELECTION_WAIT_MS + self.world.entropy.below(ELECTION_WAIT_MS);
+        let mut leader = self.leader_watch();
+        let shown = leader.wait_for(|view| view.leader.is_some());
+        let _ = tokio::time::timeout(Duration::from_millis(wait), shown).await;
+        self.leader_hint()
     }
 
     /// Log index of the newest membership that this master has in its log. `None` before there is one.

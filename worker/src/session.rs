@@ -98,6 +98,8 @@ pub(crate) struct Session {
     welcomed: bool,
     /// How long the next welcome is waited for.
     patience: Duration,
+    /// The last session lived for a heartbeat at least: its end is the first failure, not one more.
+    settled: bool,
     log_reads: Arc<Semaphore>,
 }
 
@@ -107,7 +109,9 @@ enum End {
     Finished,
     /// Somebody else leads.
     Moved,
-    /// Try again after a while.
+    /// The master answered, but not with a welcome: try again after a while.
+    Refused(String),
+    /// The connection is not to be trusted any more: try again after a while, with another.
     Broken(String),
     /// Never try again.
     Fatal(WorkerError),
@@ -125,7 +129,7 @@ impl Session {
     /// With nothing open.
     pub fn new(settings: Settings) -> Self {
         let log_reads = Arc::new(Semaphore::new(LOG_READS_MAX));
-        Self { settings, number: 0, welcomed: false, patience: WELCOME_TIMEOUT, log_reads }
+        Self { settings, number: 0, welcomed: false, patience: WELCOME_TIMEOUT, settled: false, log_reads }
     }
 
     /// Opens sessions until the worker is done.
@@ -136,19 +140,20 @@ impl Session {
         let (mut failures, mut moves) = (0u32, 0u32);
         loop {
             let Some(leader) = self.leader().await else { return Ok(()) };
-            let began = self.settings.world.clock.now();
+            self.settled = false;
             let end = self.one(&leader).await;
             self.settings.metrics.set_session_open(false);
             let _ = self.settings.inputs.send(Input::Closed { session: self.number }).await;
+            if matches!(end, End::Broken(_)) {
+                self.settings.masters.reset(&leader);
+            }
             match end {
                 End::Finished => return Ok(()),
                 End::Fatal(error) => return Err(error),
                 End::Moved => moves += 1,
-                End::Broken(why) => {
+                End::Refused(why) | End::Broken(why) => {
                     tracing::warn!(%leader, %why, "the session with the leader broke");
-                    self.settings.masters.reset(&leader);
-                    let lasted = self.settings.world.clock.now().saturating_duration_since(began);
-                    failures = if lasted > WELCOME_TIMEOUT { 1 } else { failures + 1 };
+                    failures = if self.settled { 1 } else { failures + 1 };
                     moves = 0;
                     self.pause(&leader, failures).await;
                 }
@@ -180,7 +185,9 @@ impl Session {
     async fn pause(&self, leader: &str, failures: u32) {
         let mut view = self.settings.masters.subscribe();
         let other = view.wait_for(|view| view.leader.as_deref().is_some_and(|other| other != leader));
-        let _ = tokio::time::timeout(backoff(&self.settings.world, failures), other).await;
+        // However often it failed: a quarter of the patience leaves room for several tries within a lease.
+        let wait = backoff(&self.settings.world, failures).min(self.patience / 4);
+        let _ = tokio::time::timeout(wait, other).await;
         // Knocked in vain for long: perhaps nobody leads there any more, and the news was lost.
         if failures > 0 && failures.is_multiple_of(16) {
             self.settings.masters.doubt();
@@ -205,6 +212,7 @@ struct Open {
 }
 
 impl Session {
+    /// One stream, from its opening to its end.
     async fn one(&mut self, leader: &str) -> End {
         self.number += 1;
         let (mut open, mut messages) = match self.open(leader).await {
@@ -352,13 +360,13 @@ impl Session {
         if lasting.iter().any(|code| code.reason == info.reason) {
             return self.fatal_or_later(leader, &info.reason, status.message().to_owned());
         }
-        status.clone().into()
+        End::Refused(format!("{}: {}", info.reason, status.message()))
     }
 
     /// Who was welcomed before holds work: it is not given up for one master's refusal, except that a newer process exists.
     fn fatal_or_later(&self, leader: &str, reason: &str, message: String) -> End {
         if self.welcomed && reason != codes::STALE_INCARNATION.reason {
-            return End::Broken(format!("{reason}: {message}"));
+            return End::Refused(format!("{reason}: {message}"));
         }
         End::Fatal(WorkerError::Refused { leader: leader.to_owned(), reason: reason.to_owned(), message })
     }
@@ -369,11 +377,11 @@ impl Session {
                 self.settings.masters.learn(term, Some(to));
                 let view = self.settings.masters.subscribe().borrow().clone();
                 if view.leader.as_deref() == Some(asked) {
-                    return End::Broken(format!("it does not lead, but the newest news (term {}) says so", view.term));
+                    return End::Refused(format!("it does not lead, but the newest news (term {}) says so", view.term));
                 }
                 End::Moved
             }
-            _ => End::Broken("it does not lead and knows nobody who does".into()),
+            _ => End::Refused("it does not lead and knows nobody who does".into()),
         }
     }
 }
@@ -414,7 +422,7 @@ impl Session {
     }
 
     /// `Err` when the runner is gone.
-    async fn on_message(&self, open: &mut Open, message: MasterMessage) -> Result<(), ()> {
+    async fn on_message(&mut self, open: &mut Open, message: MasterMessage) -> Result<(), ()> {
         use master_message::Kind as From;
         let input = match message.kind {
             Some(From::HeartbeatAck(ack)) => {
@@ -444,7 +452,9 @@ impl Session {
         self.settings.inputs.send(input).await.map_err(|_| ())
     }
 
-    fn on_heartbeat_ack(&self, open: &mut Open, seq: u64) {
+    fn on_heartbeat_ack(&mut self, open: &mut Open, seq: u64) {
+        // The first one is sent at once, the second after an interval.
+        self.settled |= seq > 1;
         let mut in_flight = open.in_flight.lock();
         while let Some((number, sent, stamp)) = in_flight.front().copied().filter(|(number, ..)| *number <= seq) {
             in_flight.pop_front();

@@ -172,6 +172,24 @@ async fn a_hello_that_nobody_answers_is_said_again_before_the_lease_is_over() {
 }
 
 #[tokio::test]
+async fn sessions_that_lived_and_broke_do_not_slow_down_the_next_one() {
+    let (dir, mut master) = (tempfile::tempdir().unwrap(), FakeMaster::leading().await);
+    let _worker = Local::run(worker(&dir, &[&master]).build());
+    let mut session = master.welcomed().await;
+    let mut between = Duration::ZERO;
+    for _ in 0..12 {
+        // As in a rolling restart: each leader is good for some heartbeats.
+        soon("three heartbeats", session.heartbeats.wait_for(|seen| seen.len() >= 3)).await.unwrap();
+        drop(session);
+        let began = Instant::now();
+        session = master.welcomed().await;
+        between += began.elapsed();
+    }
+    // Waits that grow from failure to failure add up to more than 3.5 s.
+    assert!(between < Duration::from_millis(2_500), "{between:?}");
+}
+
+#[tokio::test]
 async fn refusals_that_last_end_the_worker_with_a_named_code() {
     for (code, exit) in [
         (codes::WRONG_CLUSTER, exit::FOREIGN_DATA),

@@ -23,8 +23,6 @@ use crate::propose::ProposeError;
 
 /// Set on a forwarded call: it is not forwarded again.
 const FORWARDED: &str = "steersman-forwarded";
-/// Waiting for a leader: at least so long, and at most twice as long. About one election.
-const ELECTION_WAIT_MS: u64 = 100;
 /// The leader gives up on a commit after 5 s and says why; the margin is for the way back.
 const LEADER_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -76,7 +74,7 @@ impl Edge {
     pub async fn commit(&self, request: RequestId, command: Command) -> Result<Done, Status> {
         let mut outcome = self.node.propose(Some(request), command.clone()).await;
         if matches!(outcome, Err(ProposeError::NotLeader(None))) {
-            outcome = match self.await_leader().await {
+            outcome = match self.node.await_leader().await {
                 Some(hint) => Err(ProposeError::NotLeader(Some(hint))),
                 None => self.node.propose(Some(request), command).await,
             };
@@ -102,15 +100,6 @@ impl Edge {
             ProposeError::NotLeader(None) => self.no_leader(),
             other => status_of_propose(other),
         }
-    }
-
-    /// Waits a jittered moment until a leader shows itself. `None` if none did, or if it is this master.
-    pub async fn await_leader(&self) -> Option<LeaderHint> {
-        let wait = ELECTION_WAIT_MS + self.node.world.entropy.below(ELECTION_WAIT_MS);
-        let mut leader = self.node.leader_watch();
-        let shown = leader.wait_for(|view| view.leader.is_some());
-        let _ = tokio::time::timeout(Duration::from_millis(wait), shown).await;
-        self.node.leader_hint()
     }
 
     /// Answers here if this master leads, else at the leader. A forwarded answer's metadata tell who that is.
@@ -163,7 +152,7 @@ impl Edge {
         }
         match self.node.leader_hint() {
             Some(hint) => Some(hint),
-            None => self.await_leader().await,
+            None => self.node.await_leader().await,
         }
     }
 

@@ -23,7 +23,7 @@ impl Edge {
     pub async fn fresh(&self, stale: bool) -> Result<pb::ReadInfo, Status> {
         let mut stamp = self.node.read(stale).await;
         if matches!(stamp, Err(ProposeError::NotLeader(None))) {
-            self.await_leader().await;
+            self.node.await_leader().await;
             stamp = self.node.read(stale).await;
         }
         let stamp = stamp.map_err(|error| self.refused(&error))?;

@@ -68,7 +68,7 @@ impl SessionRpc for SessionApi {
 /// # Errors
 /// Who leads, if this master does not; what is wrong with the Hello; why its registration was refused.
 pub async fn converse(node: &Node, mut incoming: impl FromWorker) -> Result<Outbound, Status> {
-    let reign = node.reign().ok_or_else(|| not_leader(node.leader_hint().as_ref()))?;
+    let reign = reign(node).await?;
     let hello = first_word(&mut incoming).await?;
     let (opening, opened) = register(node, &reign, hello).await?;
     let (session, queue) = Session::new(opened.worker, opened.session);
@@ -90,6 +90,14 @@ pub async fn converse(node: &Node, mut incoming: impl FromWorker) -> Result<Outb
     let listener = Listener { reign: reign_too, session, incarnation, quorum, lease };
     reign.office().spawner.spawn(listener.run(incoming, close));
     Ok(outbound(reign, queue, closed))
+}
+
+/// The reign of this master. Workers hear of a new leader before its reign has begun: they are not sent away for that moment.
+async fn reign(node: &Node) -> Result<Arc<Reign>, Status> {
+    if node.reign().is_none() && node.leader_hint().is_none() {
+        node.await_leader().await;
+    }
+    node.reign().ok_or_else(|| not_leader(node.leader_hint().as_ref()))
 }
 
 /// What a worker says, in order, until its stream ends or breaks.
