@@ -154,8 +154,6 @@ fn check_snapshot(memory: &Memory, applying: &Applying, place: &str) -> Result<(
 
 async fn read_log(keys: &dyn Keys, disk: &dyn Disk, place: &str) -> Result<(Memory, Position), StoreError> {
     let seal = get::<Seal>(keys, keys::SEAL, place)?.unwrap_or_default();
-    #[cfg(feature = "seeded-bugs")]
-    let seal = if steersman_bugs::planted("torn-write-believed") { whatever_is_there(keys, seal) } else { seal };
     let witness = disk.witness().map_err(|error| StoreError::disk("read", disk.place(), error))?;
     if seal.number < witness {
         let problem = format!("it is at write {}, but write {witness} was synced: synced writes are lost", seal.number);
@@ -170,20 +168,13 @@ async fn read_log(keys: &dyn Keys, disk: &dyn Disk, place: &str) -> Result<(Memo
     if scan.next < seal.end {
         return Err(RecordError::Damaged(format!("log entry {} is missing", scan.next)).at(place));
     }
+    #[cfg(feature = "seeded-bugs")]
+    if steersman_bugs::planted("torn-write-left") {
+        scan.above.clear();
+    }
     remove_above(keys, &scan.above, place).await?;
     let position = Position { seal, multi: scan.multi, purge: scan.below.unwrap_or(start)..start };
     Ok((Memory::new(vote, committed, purged, scan.last), position))
-}
-
-/// A seal behind the last key, whoever wrote that and however much of it.
-#[cfg(feature = "seeded-bugs")]
-fn whatever_is_there(keys: &dyn Keys, mut seal: Seal) -> Seal {
-    let (from, to) = keys::all_entries();
-    let _ = keys.scan(&from, &to, &mut |key, _| {
-        seal.end = seal.end.max(keys::parse_part(key).map_or(0, |(index, _)| index + 1));
-        true
-    });
-    seal
 }
 
 #[derive(Default)]

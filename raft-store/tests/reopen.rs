@@ -152,7 +152,10 @@ async fn p01_a_store_cut_at_every_write_keeps_what_was_acknowledged() {
         } else {
             never_less_than_acknowledged(&found, allowed, &format!("{mode:?} in step {step}"));
         }
-        goes_on(&mut store, &found).await;
+        let now = goes_on(&mut store, &found).await;
+        store.control.close().await.unwrap();
+        let mut again = reopen(&disk).await.unwrap_or_else(|error| panic!("{mode:?} in step {step}, again: {error}"));
+        assert_eq!(seen(&mut again).await, now, "{mode:?} in step {step}: what was written over the cut");
     }
     assert!(torn_and_refused < 20, "{torn_and_refused} torn batches were refused: recovery is too strict");
 }
@@ -170,13 +173,14 @@ fn never_less_than_acknowledged(found: &Seen, allowed: &[Seen], what: &str) {
     assert!(found.entries.values().all(known), "{what}: an entry from nowhere");
 }
 
-/// A reopened store takes the next entry and a new vote.
-async fn goes_on(store: &mut Store, found: &Seen) {
+/// A reopened store takes the next entry and a new vote. Returns what is to be seen then.
+async fn goes_on(store: &mut Store, found: &Seen) -> Seen {
     let next = found.last.map_or(0, |last| last.index() + 1);
     append(&mut store.log, vec![raw(9, next, b"next")]).await.unwrap();
     store.log.save_vote(&Vote::new(9, 2)).await.unwrap();
     let now = seen(store).await;
     assert_eq!((now.last, now.vote), (Some(log_id(9, next)), Some(Vote::new(9, 2))));
+    now
 }
 
 #[tokio::test]

@@ -68,11 +68,11 @@ pub const BUGS: &[Bug] = &[
         "votes are kept in memory alone, so that a restart forgets them",
     ),
     bug_in(
-        "torn-write-believed",
+        "torn-write-left",
         "P1",
         &["raft-store/src/recovery.rs"],
         Suite::Tests("steersman-raft-store", "reopen", "cut_at_every_write"),
-        "recovery believes whatever it finds behind the seal, also the rest of a torn write",
+        "recovery leaves the rest of a torn write where it is, below what is written there next",
     ),
     bug_in(
         "checksum-ignored",
