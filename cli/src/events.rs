@@ -221,7 +221,7 @@ fn election_text(e: &ElectionReport) -> String {
     let former = if e.former_id == 0 { String::new() } else { format!(" after master {}", e.former_id) };
     format!(
         "master {}{former} in term {} ({cause}): suspected {}, votes asked {}, granted {}, elected {}, first commit {}, first \
-         dispatch {}, {} of {} workers back {}",
+         dispatch {}, {}",
         e.master_id,
         e.term,
         ms(e.suspected_us),
@@ -230,10 +230,18 @@ fn election_text(e: &ElectionReport) -> String {
         ms(e.elected_us),
         ms(e.committed_us),
         optional(e.dispatched_us),
-        e.workers_back,
-        e.workers_believed,
-        optional(e.workers_back_us),
+        workers_text(e),
     )
+}
+
+/// A cluster's first leader waits for nobody.
+fn workers_text(e: &ElectionReport) -> String {
+    let when = e.workers_back_us.map_or_else(String::new, |us| format!(" {:.1} ms", us as f64 / 1_000.0));
+    let back = e.workers_back;
+    match e.workers_believed {
+        0 => format!("{back} workers came{when}"),
+        all => format!("{back} of {all} workers back{when}"),
+    }
 }
 
 fn brake_text(e: &BrakeChanged) -> String {

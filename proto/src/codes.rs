@@ -73,7 +73,7 @@ codes! {
     STALE_INCARNATION = "STM-2012", "only one process may use a worker's data directory";
     // 3xxx: the node's. The process stops; the exit code is in docs/operations.md.
     /// The configuration is not valid.
-    CONFIG = "STM-3001", "see every key: steersman config check FILE";
+    CONFIG = "STM-3001", "see every key: steersman config show --kind master (or worker)";
     /// Data on disk is damaged.
     CORRUPT_DATA = "STM-3002", "replace this master: remove it, wipe its data, add it under a new id";
     /// The data directory belongs to another node or cluster, or was emptied.
