@@ -454,16 +454,14 @@ impl Cluster<'_> {
     fn report_death(&self, node: &Node, ending: &str) {
         let masters = self.nodes.iter().filter(|node| node.place.master_id.is_some()).count();
         let voters = self.layout.masters().count();
-        let left = if node.place.master_id.is_some() {
-            format!("; {masters} of {voters} masters are left, {} needed", voters / 2 + 1)
-        } else {
-            String::new()
+        let (role, left) = match node.place.master_id {
+            Some(_) => ("master", format!("; {masters} of {voters} masters are left, {} needed", voters / 2 + 1)),
+            None => ("worker", String::new()),
         };
+        let (name, pid, log) = (&node.place.name, node.pid, node.log.display());
+        let config = node.config.display();
         self.ctx.warn(format!(
-            "{} (pid {}) {ending}{left}; its log: {}",
-            node.place.name,
-            node.pid,
-            node.log.display()
+            "{name} (pid {pid}) {ending}{left}; its log: {log}; to have it back: steersman {role} start --config {config}"
         ));
     }
 

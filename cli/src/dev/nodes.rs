@@ -157,6 +157,8 @@ fn free_ports(count: usize) -> Outcome<Vec<u16>> {
 pub struct Node {
     /// What it is and where it listens.
     pub place: Place,
+    /// Its configuration file.
+    pub config: PathBuf,
     /// Its log.
     pub log: PathBuf,
     /// Its process id.
@@ -175,7 +177,7 @@ pub struct Node {
 impl Node {
     /// Starts the node by running this very program.
     pub fn start(dir: &Path, place: &Place) -> Outcome<Self> {
-        let log = dir.join(format!("{}.log", place.name));
+        let (config, log) = (config_file(dir, place), dir.join(format!("{}.log", place.name)));
         let cannot = |what: &str, error: std::io::Error| {
             Failure::local(format!("cannot {what} for {}: {error}", place.name), "see the folder of --data-dir")
         };
@@ -186,7 +188,7 @@ impl Node {
         let role = if place.master_id.is_some() { "master" } else { "worker" };
         let mut child = Command::new(program)
             .args([role, "start", "--exit-with-parent", "--faults", "--config"])
-            .arg(config_file(dir, place))
+            .arg(&config)
             .stdin(Stdio::piped())
             .stdout(output)
             .stderr(errors)
@@ -196,7 +198,7 @@ impl Node {
             .map_err(|error| cannot("start a process", error))?;
         let stdin = child.stdin.take();
         let (pid, faults) = (child.id().unwrap_or(0), FaultSet::default());
-        Ok(Self { place: place.clone(), log, pid, paused: false, ending: false, faults, child, stdin })
+        Ok(Self { place: place.clone(), config, log, pid, paused: false, ending: false, faults, child, stdin })
     }
 
     /// For the state file.
