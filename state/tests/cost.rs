@@ -9,48 +9,13 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::feed::{Feed, success, workers};
 use steersman_state::*;
-
-struct Feed {
-    state: State,
-    index: u64,
-}
-
-impl Feed {
-    fn apply(&mut self, commands: Vec<Command>) -> Applied {
-        self.index += 1;
-        let stamp =
-            Stamp { term: 1, leader: MasterId(1), time_ms: self.index, wall_ms: self.index, entropy: self.index };
-        let commands = commands.into_iter().map(|command| Envelope { request: None, command }).collect();
-        self.state.apply(self.index, &Batch { stamp, commands })
-    }
-}
 
 fn spec(n: u64) -> TaskSpec {
     let argv = vec!["/bin/true".into(), n.to_string()];
     let work = Work::Command { argv, workdir: String::new(), stdin: vec![] };
     TaskSpec { work, ..common::spec(&format!("task-{n}")) }
-}
-
-fn workers(count: u32, capacity: u32) -> Vec<Command> {
-    let open = |n: u32| {
-        let mut uid = [0; 16];
-        uid[..4].copy_from_slice(&n.to_le_bytes());
-        Command::OpenSession(OpenSession {
-            name: format!("w{n}"),
-            uid: WorkerUid(uid),
-            incarnation: 1,
-            host: "localhost".into(),
-            port: 0,
-            capacity,
-            labels: Labels::new(),
-            resources: Resources::new(),
-            heartbeat_ms: 1_000,
-            version: String::new(),
-            held: vec![],
-        })
-    };
-    (0..count).map(open).collect()
 }
 
 /// Resident memory in MB.
@@ -60,18 +25,9 @@ fn resident_mb() -> u64 {
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1_024
 }
 
-/// The report that a run ended well.
-fn success(effect: Effect) -> Option<Command> {
-    let Effect::StartRun(run) = effect else { return None };
-    let (outcome, message, result) = (Outcome::Succeeded, String::new(), vec![]);
-    let news = News::Ended(Ended { outcome, exit_code: 0, message, result, ran_ms: 1 });
-    let reports = vec![Report { token: run.token, task: run.task, news }];
-    Some(Command::Reports { worker: run.worker, incarnation: 1, reports })
-}
-
 /// Microseconds per task from assignment to report with so many tasks pending behind, in entries of 256 reports.
 fn cycle(pending: u32, fleet: u32, capacity: u32) -> f64 {
-    let mut feed = Feed { state: State::new(), index: 0 };
+    let mut feed = Feed::default();
     let mut runs = feed.apply(workers(fleet, capacity)).effects;
     let group = TaskGroup { spec: Arc::new(spec(1)), count: pending };
     runs.extend(feed.apply(vec![Command::Submit { groups: vec![group] }]).effects);
@@ -100,7 +56,7 @@ fn what_the_core_costs() {
 
 fn memory() {
     let before = resident_mb();
-    let mut feed = Feed { state: State::new(), index: 0 };
+    let mut feed = Feed::default();
     let start = Instant::now();
     let group = TaskGroup { spec: Arc::new(spec(0)), count: 1_000_000 };
     feed.apply(vec![Command::Submit { groups: vec![group] }]);

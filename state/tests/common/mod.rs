@@ -1,6 +1,7 @@
 //! What several tests share: short ways to build commands, and a cluster of one state with its log.
 #![allow(dead_code)]
 
+pub mod feed;
 pub mod random;
 
 use std::sync::Arc;
