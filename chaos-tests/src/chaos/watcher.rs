@@ -45,6 +45,11 @@ impl Complaints {
         }
     }
 
+    /// What began so turned out to be nothing.
+    fn withdraw(&self, wrong: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.retain(|text| !wrong(text));
+    }
+
     fn looked(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
     }
@@ -215,6 +220,11 @@ fn tell(recorder: &Recorder, complaints: &Complaints, node: &str, line: &str) {
         recorder.note(node, line);
         complaints.add(format!("{node} panicked: {line}"));
     }
+    // A panic inside sled, over damaged data, that the store caught: the node says so, and ends with its named exit code.
+    if line.contains("sled panicked: ") {
+        let caught = format!("{node} panicked: ");
+        complaints.withdraw(|text| text.starts_with(&caught) && text.contains("/sled-0."));
+    }
 }
 
 #[cfg(test)]
@@ -238,6 +248,15 @@ mod tests {
         assert_eq!(complaints.all().0.len(), 0);
         tell(&recorder, &complaints, "m3", "thread 'x' panicked at y");
         assert_eq!(complaints.all().0.len(), 1);
+        tell(&recorder, &complaints, "m3", "thread 'z' panicked at /sled-0.34.7/src/serialization.rs:662:18:");
+        assert_eq!(complaints.all().0.len(), 2);
+        tell(
+            &recorder,
+            &complaints,
+            "m3",
+            "error: damaged data in log: sled panicked: tried to serialize Uninitialized",
+        );
+        assert_eq!(complaints.all().0.len(), 1, "the store caught that one, and no other");
         let text = std::fs::read_to_string(history).unwrap();
         assert!(text.contains(r#""master":3,"index":412"#), "{text}");
     }
