@@ -2,6 +2,8 @@
 
 use steersman_state::*;
 
+use super::{ended, hello, report};
+
 /// One state and the index of its last entry.
 #[derive(Default)]
 pub struct Feed {
@@ -34,15 +36,7 @@ pub fn workers(count: u32, capacity: u32) -> Vec<Command> {
         Command::OpenSession(OpenSession {
             name: format!("w{n}"),
             uid: WorkerUid(uid),
-            incarnation: 1,
-            host: "localhost".into(),
-            port: 0,
-            capacity,
-            labels: Labels::new(),
-            resources: Resources::new(),
-            heartbeat_ms: 1_000,
-            version: String::new(),
-            held: vec![],
+            ..hello(0, 1, capacity, vec![])
         })
     };
     (0..count).map(open).collect()
@@ -51,8 +45,6 @@ pub fn workers(count: u32, capacity: u32) -> Vec<Command> {
 /// The report that a run ended well.
 pub fn success(effect: Effect) -> Option<Command> {
     let Effect::StartRun(run) = effect else { return None };
-    let (outcome, message, result) = (Outcome::Succeeded, String::new(), vec![]);
-    let news = News::Ended(Ended { outcome, exit_code: 0, message, result, ran_ms: 1 });
-    let reports = vec![Report { token: run.token, task: run.task, news }];
+    let reports = vec![report(run.token, run.task, News::Ended(ended(Outcome::Succeeded, 0)))];
     Some(Command::Reports { worker: run.worker, incarnation: 1, reports })
 }
