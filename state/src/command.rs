@@ -15,7 +15,7 @@ use crate::task::{Outcome, TaskSpec};
 use crate::worker::{Labels, Resources};
 
 /// Version of an encoded batch: its first byte.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// One log entry: commands of many callers, applied in order, then expiry, then placement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -203,6 +203,9 @@ pub struct OpenSession {
     pub uid: WorkerUid,
     /// Raised by each process start.
     pub incarnation: u64,
+    /// Sessions that this process has asked for, this one included; 0 if it does not count them. One that is not above the
+    /// last opened is a Hello that was overtaken on its way: what it says of `held` is old.
+    pub opening: u64,
     /// Advertised host.
     pub host: String,
     /// Advertised port.

@@ -31,7 +31,7 @@ use crate::view::EventEntry;
 /// How a snapshot begins.
 pub const SNAPSHOT_MAGIC: [u8; 4] = *b"STMS";
 /// Version of the snapshot's bytes.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub const SNAPSHOT_VERSION: u32 = 3;
 /// A frame is closed once it is longer than this.
 const FRAME_BYTES: usize = 256 << 10;
 /// Longest frame that is read: one item is never longer than a batch.

@@ -24,6 +24,8 @@ pub(crate) struct Worker {
     pub name: String,
     pub uid: WorkerUid,
     pub incarnation: u64,
+    /// The last of this incarnation that was opened: [`crate::command::OpenSession::opening`].
+    pub opening: u64,
     pub session: u64,
     pub connected: bool,
     pub host: String,

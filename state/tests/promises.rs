@@ -50,6 +50,26 @@ fn p04_a_change_of_leader_neither_stops_nor_restarts_what_runs() {
     assert!(held.iter().enumerate().all(|(n, token)| node.token(TaskId(first.0 + n as u64)) == *token));
 }
 
+/// p09: a worker that waited in vain says Hello again, and work comes over the second session before the first Hello does.
+#[test]
+fn p09_a_hello_that_was_overtaken_ends_nothing_that_began_since() {
+    let mut node = Node::default();
+    let ask = |opening, held| OpenSession { opening, ..hello(1, 1, 2, held) };
+    let worker = node.open(ask(2, vec![])).worker;
+    let task = node.submit(spec("t"), 1);
+    node.start(worker, 1, task);
+    let token = node.token(task);
+    for late in [1, 2] {
+        let answer = node.one(Command::OpenSession(ask(late, vec![])));
+        assert!(matches!(&answer, Reply::Rejected(Rejection::Precondition(why)) if why.contains("late")), "{answer:?}");
+    }
+    assert_eq!((node.token(task), node.state.task(task).unwrap().attempts_total), (token, 1));
+    assert!(node.open(ask(3, vec![token])).drop.is_empty());
+    // A new process counts from the beginning, and does not hold what the last one held.
+    node.open(OpenSession { opening: 1, ..hello(1, 2, 2, vec![]) });
+    assert_ne!(node.token(task), token);
+}
+
 /// p05: the verdict on a worker and the new places of its tasks are one entry, also in the first entries of a reign.
 #[test]
 fn p05_a_lost_workers_tasks_run_elsewhere_in_the_same_entry() {

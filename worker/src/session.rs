@@ -292,6 +292,7 @@ impl Session {
             name: config.name.clone(),
             uid: identity.uid().to_vec().into(),
             incarnation: identity.incarnation(),
+            opening: self.number,
             host: config.host.clone(),
             port: config.port.into(),
             capacity: config.capacity,

@@ -31,6 +31,7 @@ const FOUND: &[(&str, u64, &[&str], &str)] = &[
         &["--masters", "3"],
         "the simulated operator asked a removed master, who had not heard of it, whether it was one; its auditor knew none that was left",
     ),
+    ("full", 1579, &[], "a Hello that arrived after a later one ended attempts that had begun since"),
     ("full", 15, &["--masters", "3"], "bad in a build whose finding was not written down; the seed is kept"),
     ("full", 21, &["--masters", "3"], "bad in a build whose finding was not written down; the seed is kept"),
 ];

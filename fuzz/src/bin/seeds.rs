@@ -81,6 +81,7 @@ fn log() -> Vec<Batch> {
         name: "w1".to_owned(),
         uid: WorkerUid([1; 16]),
         incarnation: 1,
+        opening: 1,
         host: "h".to_owned(),
         port: 1,
         capacity: 2,
@@ -135,6 +136,7 @@ fn sessions() -> Vec<Vec<u8>> {
         name: "w".to_owned(),
         uid: vec![1; 16].into(),
         incarnation: 1,
+        opening: 1,
         capacity: 2,
         ..Default::default()
     };

@@ -107,6 +107,11 @@ impl Step<'_> {
             return Err(Rejection::StaleIncarnation { worker: id, known, given: ask.incarnation });
         }
         let new_process = ask.incarnation > known;
+        let opened = worker.opening;
+        if !new_process && (1..=opened).contains(&ask.opening) {
+            let message = format!("worker {id} has opened session {opened} since; Hello {} is late", ask.opening);
+            return Err(Rejection::Precondition(message));
+        }
         if offline.is_some() {
             self.clear_timers(id);
             self.change_worker(id, |worker| worker.offline = None);
@@ -154,6 +159,7 @@ impl Step<'_> {
         worker.connected = true;
         worker.offline = None;
         worker.incarnation = ask.incarnation;
+        worker.opening = ask.opening;
         worker.host.clone_from(&ask.host);
         worker.port = ask.port;
         worker.version.clone_from(&ask.version);
@@ -421,6 +427,7 @@ fn new_worker(id: WorkerId, ask: &OpenSession, registered_ms: u64) -> Worker {
         name: ask.name.clone(),
         uid: ask.uid,
         incarnation: ask.incarnation,
+        opening: 0,
         session: 0,
         connected: false,
         host: String::new(),

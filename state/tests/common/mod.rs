@@ -43,6 +43,7 @@ pub fn hello(n: u8, incarnation: u64, capacity: u32, held: Vec<Token>) -> OpenSe
         name: format!("w{n}"),
         uid: WorkerUid([n; 16]),
         incarnation,
+        opening: 0,
         host: "localhost".into(),
         port: 0,
         capacity,

@@ -49,6 +49,8 @@ struct Attempt {
 #[derive(Default)]
 struct Book {
     incarnation: u64,
+    /// Sessions asked for.
+    openings: u64,
     held: BTreeMap<u64, Attempt>,
     lease_until: Option<Instant>,
     lease: Duration,
@@ -218,7 +220,8 @@ impl Worker {
     }
 
     fn hello(&self) -> pb::Hello {
-        let book = self.book.lock();
+        let mut book = self.book.lock();
+        book.openings += 1;
         let mut uid = vec![0; 16];
         uid[15] = (self.place - WORKERS_AT) as u8;
         pb::Hello {
@@ -226,6 +229,7 @@ impl Worker {
             name: self.name.clone(),
             uid: uid.into(),
             incarnation: book.incarnation,
+            opening: book.openings,
             host: self.name.clone(),
             port: 1,
             capacity: self.capacity,

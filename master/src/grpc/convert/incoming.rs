@@ -416,6 +416,7 @@ pub fn open_session_in(hello: worker_pb::Hello, heartbeat_ms: u64) -> Result<Ope
         name: hello.name,
         uid: WorkerUid(uid),
         incarnation: hello.incarnation,
+        opening: hello.opening,
         host: hello.host,
         port: u16::try_from(hello.port).unwrap_or(0),
         capacity: hello.capacity,
