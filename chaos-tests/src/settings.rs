@@ -70,8 +70,11 @@ impl Settings {
         if roster.is_empty() {
             text += "join = true\n";
         }
+        // Keys of no section come first, under the empty name.
         for (name, keys) in self.sections() {
-            let _ = writeln!(text, "\n[{name}]");
+            if !name.is_empty() {
+                let _ = writeln!(text, "\n[{name}]");
+            }
             for (key, value) in keys {
                 let _ = writeln!(text, "{key} = {value}");
             }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use steersman_client::codes;
 use steersman_client::v1::{InfoResponse, MasterAddress};
 use steersman_client::{Finding, Verdict};
-use steersman_raft_store::{MasterNode, Restore, SnapshotInfo, StoreError, inspect_snapshot, restore_into};
+use steersman_raft_store::{Engine, MasterNode, Restore, SnapshotInfo, StoreError, inspect_snapshot, restore_into};
 
 use crate::context::Ctx;
 use crate::exit::{self, Failure, Outcome};
@@ -100,6 +100,9 @@ pub struct RestoreArgs {
     /// Name of the cluster [default: the snapshot's]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    /// What will keep its log, as `engine` in its configuration
+    #[arg(long, default_value = "sled", value_parser = ["sled", "fjall"])]
+    engine: String,
     /// Epoch of fencing tokens; must be the same for each master [default: one above the snapshot's]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     epoch: u64,
@@ -389,7 +392,8 @@ async fn restore(ctx: &Ctx, args: &RestoreArgs) -> Outcome {
     let question = format!("Make {} the data of master {} of a new cluster?", args.data_dir.display(), args.id);
     ctx.confirm(&question)?;
     fs::create_dir_all(&args.data_dir).map_err(|error| cannot("make", &args.data_dir, &error))?;
-    let restored = restore_into(&args.data_dir, &args.file, restore).await.map_err(|error| of_store(&error))?;
+    let engine = Engine::named(&args.engine).unwrap_or_default();
+    let restored = restore_into(&args.data_dir, engine, &args.file, restore).await.map_err(|error| of_store(&error))?;
     print_snapshot(ctx, &args.data_dir, &restored)?;
     ctx.note("restore the other masters from the same file with the same --master list before you start any");
     Ok(())

@@ -11,7 +11,7 @@ use steersman_client::World;
 use steersman_client::codes;
 use steersman_master::NodeError;
 use steersman_master::config::{Addresses, MasterConfig, MasterEntry};
-use steersman_raft_store::{Disk, SledDisk};
+use steersman_raft_store::{Disk, RealDisk};
 use steersman_worker::{Echo, KeeperCommand, Noop, Worker, WorkerConfig, WorkerError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -64,11 +64,11 @@ pub fn start_master(ctx: &Ctx, args: &master::StartArgs) -> Outcome {
         ctx.warn(warning);
     }
     let (parent, faults) = (args.exit_with_parent, master_faults(args, &config)?);
-    let sled = SledDisk::new(&config.data_dir);
+    let real = RealDisk::new(&config.data_dir).kept_by(config.engine());
     run_node(async move {
         let (disk, world): (Arc<dyn Disk>, World) = match &faults {
-            Some(faults) => (Arc::new(faults.disk(sled)), faults.world(World::real())),
-            None => (Arc::new(sled), World::real()),
+            Some(faults) => (Arc::new(faults.disk(real)), faults.world(World::real())),
+            None => (Arc::new(real), World::real()),
         };
         let ended = steersman_master::run_on(disk, config, world, asked_to_end(parent, faults)).await;
         ended.map_err(|error| of_master(&error))

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use steersman_proto::codes;
+use steersman_raft_store::Engine;
 use steersman_state::BrakePolicy;
 use steersman_state::limits::Limits;
 
@@ -232,6 +233,8 @@ pub struct MasterConfig {
     pub node_id: u64,
     /// Where its log and snapshots live. One process at a time.
     pub data_dir: PathBuf,
+    /// What keeps the log there: sled or fjall. A directory keeps the engine that it began with.
+    pub engine: String,
     /// Name of the cluster, the same at all its masters.
     pub cluster: String,
     /// Waits to be added to a running cluster instead of forming one from `masters`.
@@ -266,6 +269,7 @@ impl Default for MasterConfig {
         Self {
             node_id: 1,
             data_dir: PathBuf::from("data"),
+            engine: Engine::default().name().to_owned(),
             cluster: "default".to_owned(),
             join: false,
             insecure: false,
@@ -362,6 +366,11 @@ impl MasterConfig {
         }
     }
 
+    /// What keeps the log; only a checked configuration names one that there is.
+    pub fn engine(&self) -> Engine {
+        Engine::named(&self.engine).unwrap_or_default()
+    }
+
     /// The whole configuration as TOML, defaults included.
     pub fn render(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
@@ -377,6 +386,7 @@ impl MasterConfig {
         let config = Self {
             node_id,
             data_dir: PathBuf::from(data_dir),
+            engine: root.get("engine", problems).unwrap_or(default.engine),
             cluster: root.get("cluster", problems).unwrap_or(default.cluster),
             join: root.get("join", problems).unwrap_or(default.join),
             insecure: root.get("insecure", problems).unwrap_or(default.insecure),
@@ -410,6 +420,7 @@ impl MasterConfig {
         self.check_listeners(problems);
         self.check_advertised(problems);
         self.check_masters(problems);
+        one_of("engine", &self.engine, &Engine::ALL.map(Engine::name), problems);
         one_of("log.format", &self.log.format, LOG_FORMATS, problems);
         one_of("log.level", &self.log.level, LOG_LEVELS, problems);
     }

@@ -1,4 +1,4 @@
-//! The seam under the store: what it asks of a disk. [`SledDisk`] is a directory on a real one, [`MemDisk`] a twin in
+//! The seam under the store: what it asks of a disk. [`RealDisk`] is a directory on a real one, [`MemDisk`] a twin in
 //! memory whose crash loses what was not synced.
 //!
 //! What always holds: nothing counts as durable before a `sync` of its kind returned; a batch of keys is atomic; `publish`
@@ -6,11 +6,13 @@
 //! only, which a real disk runs on threads of its own and the twin on the caller's runtime, so that a simulation has no
 //! threads. What it does not do: interpret bytes.
 
+mod fjall;
 mod mem;
 mod real;
+mod sled;
 
 pub use mem::{CrashMode, MemDisk};
-pub use real::SledDisk;
+pub use real::{Engine, RealDisk};
 
 use std::any::Any;
 use std::io::{self, Read, Write};

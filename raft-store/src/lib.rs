@@ -28,7 +28,7 @@ mod types;
 mod writer;
 
 pub use audit::{Audited, LogFindings};
-pub use disk::{CrashMode, Disk, DiskFile, DiskLock, DiskWriter, Job, KeyBatch, Keys, Lane, MemDisk, SledDisk};
+pub use disk::{CrashMode, Disk, DiskFile, DiskLock, DiskWriter, Engine, Job, KeyBatch, Keys, Lane, MemDisk, RealDisk};
 pub use error::StoreError;
 pub use identity::{Identity, IdentityRecord};
 pub use log::{Health, LogReader, LogStore};
@@ -265,9 +265,11 @@ fn assemble(
         keys: found.keys,
         identity: found.identity,
         queue,
+        synced_end: found.position.seal.end,
         position: found.position,
         lock: found.lock,
         committed: None,
+        unsettled: false,
     };
     (store, writer)
 }

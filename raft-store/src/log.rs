@@ -5,8 +5,8 @@
 //! touched on the caller's thread. A read that raced with a truncation is done again.
 //!
 //! What openraft needs of the committed index: it is only a floor for the replay after a restart, so it may lag, but it
-//! must never name an entry that the disk does not have. It is queued behind the appends that it covers and written with
-//! the next batch (or after a short idle time), never synced for its own sake.
+//! must never name an entry that the disk does not have. The writer takes it along with the next batch (or after a short idle
+//! time) once that entry is on the device, and is neither woken nor made to sync for its sake.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -513,9 +513,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let mut memory = self.shared.memory.lock();
-        memory.committed = committed;
-        self.queue(Op::Committed(committed))
+        self.shared.health.check()?;
+        self.shared.memory.lock().committed = committed;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use steersman_state::{MasterId, State};
 use tokio::sync::oneshot;
 
-use crate::disk::{Disk, KeyBatch, SledDisk};
+use crate::disk::{Disk, Engine, KeyBatch, RealDisk};
 use crate::error::StoreError;
 use crate::identity::{Identity, IdentityRecord, another_cluster};
 use crate::keys;
@@ -24,7 +24,7 @@ use crate::snapshot::{
 };
 use crate::types::MasterNode;
 
-/// sled's cache while a directory is prepared.
+/// The engine's cache while a directory is prepared.
 const CACHE_BYTES: u64 = 16 << 20;
 
 /// The new cluster, as one of its masters sees it.
@@ -44,14 +44,19 @@ pub struct Restore {
     pub created_ms: u64,
 }
 
-/// Prepares an empty directory from a snapshot file.
+/// Prepares an empty directory from a snapshot file; its log will be kept by `engine`.
 ///
 /// # Errors
 /// If the directory is not empty, the snapshot is damaged or another cluster's, or the disk refuses.
-pub async fn restore_into(dir: &Path, snapshot: &Path, restore: Restore) -> Result<SnapshotInfo, StoreError> {
+pub async fn restore_into(
+    dir: &Path,
+    engine: Engine,
+    snapshot: &Path,
+    restore: Restore,
+) -> Result<SnapshotInfo, StoreError> {
     let file = File::open(snapshot);
     let file = file.map_err(|error| StoreError::disk("open", snapshot.display().to_string(), error))?;
-    restore_on(Arc::new(SledDisk::new(dir)), Box::new(file), restore).await
+    restore_on(Arc::new(RealDisk::new(dir).kept_by(engine)), Box::new(file), restore).await
 }
 
 /// Prepares an empty disk from a snapshot's bytes.

@@ -36,7 +36,7 @@ const BATCH_BYTES_MAX: u64 = 8 << 20;
 const PURGE_IDLE: usize = 256;
 /// Keys that are deleted along with a batch, besides twice its entries, so that a busy writer falls behind never.
 const PURGE_BUSY: usize = 16;
-/// A committed index waits so long for a batch to travel with.
+/// A committed index waits so long for a batch to travel with. One that comes even later waits for the next batch.
 const COMMITTED_IDLE: Duration = Duration::from_millis(100);
 
 /// A read that is under way when the store closes gets so long to end.
@@ -69,7 +69,6 @@ pub(crate) enum Op {
     Purge {
         upto: LogId,
     },
-    Committed(Option<LogId>),
     /// The cluster that this directory belongs to from now on.
     Bind {
         cluster: String,
@@ -108,7 +107,12 @@ pub(crate) struct Writer {
     pub queue: mpsc::UnboundedReceiver<Op>,
     pub position: Position,
     pub lock: DiskLock,
+    /// The committed index that was written last.
     pub committed: Option<LogId>,
+    /// Where the log ended at the last sync.
+    pub synced_end: u64,
+    /// Batches were written since the writer was idle: what they committed may still have to be noted.
+    pub unsettled: bool,
 }
 
 /// One batch in the making.
@@ -151,7 +155,7 @@ impl Writer {
             Ok(op) => Some(op),
             Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) if !self.position.purge.is_empty() => return Next::Idle,
-            Err(TryRecvError::Empty) if self.committed.is_some() => {
+            Err(TryRecvError::Empty) if self.unsettled => {
                 match tokio::time::timeout(COMMITTED_IDLE, self.queue.recv()).await {
                     Ok(op) => op,
                     Err(_) => return Next::Idle,
@@ -225,10 +229,6 @@ impl Writer {
                 work.waiters.push(Waiter::Done(done));
             }
             Op::Purge { upto } => self.purge(upto, work),
-            Op::Committed(committed) => {
-                work.operations -= 1;
-                self.committed = committed;
-            }
             Op::Bind { cluster, done } => {
                 work.operations -= 1;
                 let bound = self.identity.bind(&*self.shared.disk, &cluster);
@@ -329,6 +329,7 @@ impl Writer {
         }
         self.position.seal.number += 1;
         work.batch.put(keys::meta(keys::SEAL), record::seal(keys::SEAL, &self.position.seal));
+        self.unsettled = true;
         self.put_committed(&mut work.batch);
         let mut purged = KeyBatch::default();
         self.purge_some(&mut purged, PURGE_BUSY + 2 * work.entries as usize);
@@ -340,14 +341,18 @@ impl Writer {
             return Ok(());
         }
         self.sync(work.operations).await?;
+        self.synced_end = self.position.seal.end;
         let place = || format!("{}/witness", self.shared.disk.place());
         let noted = self.shared.disk.set_witness(self.position.seal.number);
         noted.map_err(|error| StoreError::disk("write", place(), error))
     }
 
+    /// Notes what is committed, if it is news. A leader may commit what is not on its own disk yet: that has to wait.
     fn put_committed(&mut self, batch: &mut KeyBatch) {
-        if let Some(committed) = self.committed.take() {
-            batch.put(keys::meta(keys::COMMITTED), record::seal(keys::COMMITTED, &Point::from(&committed)));
+        let committed = self.shared.memory.lock().committed.filter(|known| known.index() < self.synced_end);
+        if let Some(point) = committed.filter(|_| committed > self.committed) {
+            batch.put(keys::meta(keys::COMMITTED), record::seal(keys::COMMITTED, &Point::from(&point)));
+            self.committed = committed;
         }
     }
 
@@ -388,6 +393,7 @@ impl Writer {
     /// Nothing is waiting: what may be late is done now, without a sync.
     async fn tidy(&mut self) {
         let mut batch = KeyBatch::default();
+        self.unsettled = false;
         self.put_committed(&mut batch);
         self.purge_some(&mut batch, PURGE_IDLE);
         if self.shared.health.check().is_err() {

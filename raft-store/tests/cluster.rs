@@ -195,7 +195,7 @@ async fn agree(masters: &BTreeMap<u64, Master>, tasks: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p13_a_blank_master_joins_from_a_snapshot_and_everything_survives_a_restart() {
     let dir = TempDir::new().unwrap();
-    let disk = |id: u64| -> Arc<dyn Disk> { Arc::new(SledDisk::new(dir.path().join(id.to_string()))) };
+    let disk = |id: u64| -> Arc<dyn Disk> { Arc::new(RealDisk::new(dir.path().join(id.to_string()))) };
     let wires = Wires::default();
     let mut masters = initialized(&(1..=3).map(|id| (id, disk(id))).collect(), &wires).await;
     let (lead, _) = submit_surely(&masters).await;

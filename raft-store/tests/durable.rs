@@ -88,7 +88,13 @@ async fn p01_nothing_is_acknowledged_before_it_is_synced_on_the_twin() {
 #[tokio::test]
 async fn p01_nothing_is_acknowledged_before_it_is_synced_on_sled() {
     let dir = TempDir::new().unwrap();
-    nothing_is_acknowledged_before_its_sync(Arc::new(SledDisk::new(dir.path()))).await;
+    nothing_is_acknowledged_before_its_sync(Arc::new(RealDisk::new(dir.path()))).await;
+}
+
+#[tokio::test]
+async fn p01_nothing_is_acknowledged_before_it_is_synced_on_fjall() {
+    let dir = TempDir::new().unwrap();
+    nothing_is_acknowledged_before_its_sync(Arc::new(RealDisk::new(dir.path()).kept_by(Engine::Fjall))).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ const TASKS: u32 = 1_000_000;
 #[ignore = "a measurement"]
 async fn a_snapshot_of_a_million_tasks() {
     let dir = TempDir::new().unwrap();
-    let disk = || Arc::new(SledDisk::new(dir.path()));
+    let disk = || Arc::new(RealDisk::new(dir.path()));
     let store = open_with(disk(), options()).await.unwrap();
     let mut machine = store.machine.clone();
     apply(&mut machine, vec![membership(1, 0, &[1]), commands(1, 1, vec![init("blue")])]).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_snapshot_of_a_million_tasks() {
 async fn durable_appends_per_second() {
     for (waiting, size) in [(1, 256), (16, 256), (64, 256), (256, 256), (1, 32_000)] {
         let dir = TempDir::new().unwrap();
-        let store = open_with(Arc::new(SledDisk::new(dir.path())), Options::new(1, None)).await.unwrap();
+        let store = open_with(Arc::new(RealDisk::new(dir.path())), Options::new(1, None)).await.unwrap();
         let mut log = store.log.clone();
         let (began, mut next) = (Instant::now(), 0);
         let mut queue = std::collections::VecDeque::new();

@@ -260,6 +260,14 @@ proptest! {
     fn sled_behaves_like_a_map(ops in prop::collection::vec(op(), 1..40), recent in prop_oneof![Just(0), Just(50_000)]) {
         let dir = TempDir::new().unwrap();
         let path = dir.path().to_owned();
-        runtime().block_on(run(ops, recent, Box::new(move || Arc::new(SledDisk::new(&path))), None));
+        runtime().block_on(run(ops, recent, Box::new(move || Arc::new(RealDisk::new(&path))), None));
+    }
+
+    #[test]
+    fn fjall_behaves_like_a_map(ops in prop::collection::vec(op(), 1..40), recent in prop_oneof![Just(0), Just(50_000)]) {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_owned();
+        let disk = move || -> Arc<dyn Disk> { Arc::new(RealDisk::new(&path).kept_by(Engine::Fjall)) };
+        runtime().block_on(run(ops, recent, Box::new(disk), None));
     }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 
@@ -183,11 +183,10 @@ async fn goes_on(store: &mut Store, found: &Seen) -> Seen {
     now
 }
 
-#[tokio::test]
-async fn a_clean_reopen_finds_everything_on_sled() {
+async fn a_clean_reopen_finds_everything_on(engine: Engine) {
     let dir = TempDir::new().unwrap();
-    let sled = || open_with(Arc::new(SledDisk::new(dir.path())), options());
-    let mut store = sled().await.unwrap();
+    let open = || open_with(Arc::new(RealDisk::new(dir.path()).kept_by(engine)), options());
+    let mut store = open().await.unwrap();
     apply(&mut store.machine, (0..7).map(|index| raw_blank(1, index)).collect()).await.unwrap();
     build(&mut store.machine).await;
     for step in steps() {
@@ -198,20 +197,36 @@ async fn a_clean_reopen_finds_everything_on_sled() {
     store.control.close().await.unwrap();
     drop(store);
 
-    let mut store = sled().await.unwrap();
+    let mut store = open().await.unwrap();
     assert_eq!(seen(&mut store).await, before);
     assert_eq!(store.log.read_committed().await.unwrap(), committed);
     assert!(!store.is_blank());
     goes_on(&mut store, &before).await;
     store.control.close().await.unwrap();
+
+    let other = Engine::ALL.into_iter().find(|other| *other != engine).unwrap();
+    let error = open_with(Arc::new(RealDisk::new(dir.path()).kept_by(other)), options()).await.err().unwrap();
+    assert_eq!(error.exit_code(), exit::FOREIGN_DATA);
+    assert!(error.to_string().contains("a directory keeps its engine"), "{error}");
 }
 
-/// Not a test of its own: what [`p01_sigkill_loses_no_acknowledged_entry_on_sled`] runs as a process and kills.
+#[tokio::test]
+async fn a_clean_reopen_finds_everything_on_sled() {
+    a_clean_reopen_finds_everything_on(Engine::Sled).await;
+}
+
+#[tokio::test]
+async fn a_clean_reopen_finds_everything_on_fjall() {
+    a_clean_reopen_finds_everything_on(Engine::Fjall).await;
+}
+
+/// Not a test of its own: what [`sigkill_loses_no_acknowledged_entry_on`] runs as a process and kills.
 #[tokio::test]
 #[ignore = "a child process of another test"]
 async fn child_that_appends() {
     let Ok(dir) = std::env::var("STEERSMAN_TEST_DIR") else { return };
-    let mut store = open_with(Arc::new(SledDisk::new(dir)), options()).await.unwrap();
+    let engine = Engine::named(&std::env::var("STEERSMAN_TEST_ENGINE").unwrap()).unwrap();
+    let mut store = open_with(Arc::new(RealDisk::new(dir).kept_by(engine)), options()).await.unwrap();
     let mut next = seen(&mut store).await.last.map_or(0, |last| last.index() + 1);
     let mut out = std::io::stdout();
     loop {
@@ -230,10 +245,11 @@ async fn child_that_appends() {
 }
 
 /// Starts the child, kills it after so many acknowledgements, and returns the last one that it gave.
-fn append_and_kill(dir: &Path, acknowledgements: usize) -> u64 {
+fn append_and_kill(dir: &Path, engine: Engine, acknowledgements: usize) -> u64 {
     let mut child = Process::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_appends", "--ignored", "--nocapture"])
         .env("STEERSMAN_TEST_DIR", dir)
+        .env("STEERSMAN_TEST_ENGINE", engine.name())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -260,13 +276,13 @@ fn acknowledged(line: &str) -> Option<u64> {
     line.strip_prefix("acknowledged ")?.parse().ok()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p01_sigkill_loses_no_acknowledged_entry_on_sled() {
+async fn sigkill_loses_no_acknowledged_entry_on(engine: Engine) {
     let dir = TempDir::new().unwrap();
     for round in 0..12_usize {
         let path = dir.path().to_owned();
-        let last = tokio::task::spawn_blocking(move || append_and_kill(&path, 40 + 37 * round)).await.unwrap();
-        let mut store = open_with(Arc::new(SledDisk::new(dir.path())), options()).await.unwrap();
+        let last = tokio::task::spawn_blocking(move || append_and_kill(&path, engine, 40 + 37 * round)).await.unwrap();
+        let disk = Arc::new(RealDisk::new(dir.path()).kept_by(engine));
+        let mut store = open_with(disk, options()).await.unwrap();
         let found = seen(&mut store).await;
         let count = found.entries.len() as u64;
         // The last digit of a number cut by the kill would only make it smaller, never larger.
@@ -274,6 +290,16 @@ async fn p01_sigkill_loses_no_acknowledged_entry_on_sled() {
         assert!(found.entries.keys().copied().eq(0..count), "round {round}: a hole");
         store.control.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p01_sigkill_loses_no_acknowledged_entry_on_sled() {
+    sigkill_loses_no_acknowledged_entry_on(Engine::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p01_sigkill_loses_no_acknowledged_entry_on_fjall() {
+    sigkill_loses_no_acknowledged_entry_on(Engine::Fjall).await;
 }
 
 /// A closed store with entries 0..20 of which 9 is large, a vote, a committed index and a snapshot at 6.
@@ -410,11 +436,11 @@ async fn the_state_teaches_the_identity_its_cluster() {
 #[tokio::test]
 async fn p13_an_emptied_directory_is_refused_on_sled() {
     let dir = TempDir::new().unwrap();
-    let sled = || open_with(Arc::new(SledDisk::new(dir.path())), options());
+    let sled = || open_with(Arc::new(RealDisk::new(dir.path())), options());
     // Before the first vote there is nothing to forget.
     sled().await.unwrap().control.close().await.unwrap();
     std::fs::remove_dir_all(dir.path().join("log")).unwrap();
-    some_store(Arc::new(SledDisk::new(dir.path()))).await;
+    some_store(Arc::new(RealDisk::new(dir.path()))).await;
 
     let kept = dir.path().join("kept");
     std::fs::rename(dir.path().join("log"), &kept).unwrap();
@@ -427,7 +453,7 @@ async fn p13_an_emptied_directory_is_refused_on_sled() {
     std::fs::write(dir.path().join("log/db"), []).unwrap();
     assert_eq!(sled().await.err().unwrap().exit_code(), exit::FOREIGN_DATA);
     let other = TempDir::new().unwrap();
-    some_store(Arc::new(SledDisk::new(other.path()))).await;
+    some_store(Arc::new(RealDisk::new(other.path()))).await;
     std::fs::remove_dir_all(dir.path().join("log")).unwrap();
     std::fs::rename(other.path().join("log"), dir.path().join("log")).unwrap();
     let error = sled().await.err().unwrap();
@@ -445,7 +471,7 @@ async fn p13_an_emptied_directory_is_refused_on_sled() {
 #[tokio::test]
 async fn a_second_process_is_kept_out_on_sled() {
     let dir = TempDir::new().unwrap();
-    let sled = || open_with(Arc::new(SledDisk::new(dir.path())), options());
+    let sled = || open_with(Arc::new(RealDisk::new(dir.path())), options());
     let first = sled().await.unwrap();
     let error = sled().await.err().unwrap();
     assert!(matches!(error, StoreError::Locked { .. }) && error.exit_code() == 75, "{error}");
@@ -456,9 +482,9 @@ async fn a_second_process_is_kept_out_on_sled() {
 #[tokio::test]
 async fn damaged_files_of_a_real_directory_are_found_by_name() {
     let dir = TempDir::new().unwrap();
-    some_store(Arc::new(SledDisk::new(dir.path()))).await;
+    some_store(Arc::new(RealDisk::new(dir.path()))).await;
     let opened = || async {
-        match open_with(Arc::new(SledDisk::new(dir.path())), options()).await {
+        match open_with(Arc::new(RealDisk::new(dir.path())), options()).await {
             Ok(store) => {
                 store.control.close().await.unwrap();
                 0
@@ -502,18 +528,18 @@ fn copy_of(dir: &Path, db: &[u8]) -> TempDir {
 #[tokio::test]
 async fn no_flipped_bit_in_sleds_file_loses_anything_silently() {
     let dir = TempDir::new().unwrap();
-    some_store(Arc::new(SledDisk::new(dir.path()))).await;
+    some_store(Arc::new(RealDisk::new(dir.path()))).await;
     let good = std::fs::read(dir.path().join("log/db")).unwrap();
     let used = good.iter().rposition(|byte| *byte != 0).unwrap();
     // Without a flip the copy is good: what is refused below is refused for its flip.
     let copy = copy_of(dir.path(), &good);
-    open_with(Arc::new(SledDisk::new(copy.path())), options()).await.unwrap().control.close().await.unwrap();
+    open_with(Arc::new(RealDisk::new(copy.path())), options()).await.unwrap().control.close().await.unwrap();
     let (mut intact, mut refused) = (0, 0);
     for at in (0..used).step_by(used / 90) {
         let mut flipped = good.clone();
         flipped[at] ^= 1 << (at % 8);
         let copy = copy_of(dir.path(), &flipped);
-        match open_with(Arc::new(SledDisk::new(copy.path())), options()).await {
+        match open_with(Arc::new(RealDisk::new(copy.path())), options()).await {
             Ok(mut store) => {
                 let found = seen(&mut store).await;
                 let whole = (found.entries.len(), found.vote) == (20, Some(Vote::new_committed(1, 1)));
@@ -531,6 +557,72 @@ async fn no_flipped_bit_in_sleds_file_loses_anything_silently() {
     assert!(refused > 20, "{refused}");
 }
 
+/// Every file below a folder: its path, its bytes without the zeros at its end, its length.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.append(&mut files(&entry.path()));
+            continue;
+        }
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        let length = bytes.len() as u64;
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        found.push((entry.path(), bytes, length));
+    }
+    found
+}
+
+fn write_files(folder: &Path, files: &[(PathBuf, Vec<u8>, u64)]) {
+    std::fs::remove_dir_all(folder).unwrap();
+    for (path, bytes, length) in files {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(*length).unwrap();
+    }
+}
+
+/// The same of fjall's journal, wherever a bit flips and wherever it ends.
+#[tokio::test]
+async fn no_damage_to_fjalls_journal_loses_anything_silently() {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("log-fjall");
+    let kept = || Arc::new(RealDisk::new(dir.path()).kept_by(Engine::Fjall));
+    some_store(kept()).await;
+    let good = files(&folder);
+    let journal = good.iter().position(|(path, ..)| path.ends_with("0.jnl")).unwrap();
+    let used = good[journal].1.len();
+    let (mut intact, mut refused) = (0, 0);
+    for at in (0..used).step_by(used / 45) {
+        for cut in [false, true] {
+            let mut damaged = good.clone();
+            let bytes = &mut damaged[journal].1;
+            if cut {
+                bytes.truncate(at)
+            } else {
+                bytes[at] ^= 1 << (at % 8)
+            }
+            write_files(&folder, &damaged);
+            match open_with(kept(), options()).await {
+                Ok(mut store) => {
+                    let found = seen(&mut store).await;
+                    let whole = (found.entries.len(), found.vote) == (20, Some(Vote::new_committed(1, 1)));
+                    assert!(whole, "byte {at}: {} entries, vote {:?}", found.entries.len(), found.vote);
+                    store.control.close().await.unwrap();
+                    intact += 1;
+                }
+                Err(error) => {
+                    let known = [exit::CORRUPT_DATA, exit::FOREIGN_DATA].contains(&error.exit_code());
+                    assert!(known, "byte {at}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    println!("{intact} intact, {refused} refused");
+    assert!(refused > 40, "{refused}");
+}
+
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
@@ -538,9 +630,9 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 #[tokio::test]
 async fn a_half_written_index_of_sled_does_not_keep_it_from_opening() {
     let dir = TempDir::new().unwrap();
-    some_store(Arc::new(SledDisk::new(dir.path()))).await;
+    some_store(Arc::new(RealDisk::new(dir.path()))).await;
     std::fs::write(dir.path().join("log/snap.FFFFFFFFFFFFFFF0.generating"), b"half").unwrap();
-    let mut store = open_with(Arc::new(SledDisk::new(dir.path())), options()).await.unwrap();
+    let mut store = open_with(Arc::new(RealDisk::new(dir.path())), options()).await.unwrap();
     assert_eq!(all(&mut store.log).await.len(), 20);
     store.control.close().await.unwrap();
 }

@@ -65,7 +65,7 @@ async fn a_snapshot_survives_a_restart_on_the_twin() {
 #[tokio::test]
 async fn a_snapshot_survives_a_restart_on_a_real_disk() {
     let dir = TempDir::new().unwrap();
-    a_snapshot_survives_a_restart(|| Arc::new(SledDisk::new(dir.path()))).await;
+    a_snapshot_survives_a_restart(|| Arc::new(RealDisk::new(dir.path()))).await;
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_snapshot_travels_in_small_pieces() {
 #[tokio::test]
 async fn a_snapshot_travels_between_real_disks() {
     let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    a_snapshot_travels(Arc::new(SledDisk::new(from.path())), || Arc::new(SledDisk::new(to.path())), 4096).await;
+    a_snapshot_travels(Arc::new(RealDisk::new(from.path())), || Arc::new(RealDisk::new(to.path())), 4096).await;
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn a_snapshot_of_another_cluster_is_not_installed() {
 #[tokio::test]
 async fn leftovers_of_unfinished_snapshots_are_removed_at_the_next_start() {
     let dir = TempDir::new().unwrap();
-    let sled = || open_with(Arc::new(SledDisk::new(dir.path())), options());
+    let sled = || open_with(Arc::new(RealDisk::new(dir.path())), options());
     let Store { mut machine, control, .. } = sled().await.unwrap();
     apply(&mut machine, history(5)).await.unwrap();
     build(&mut machine).await;
@@ -238,9 +238,9 @@ async fn a_snapshot_file_becomes_the_data_of_new_masters() {
     let mut digests = Vec::new();
     for id in [4, 5, 6] {
         let target = dir.path().join(id.to_string());
-        let info = restore_into(&target, &file, restore(id, 3)).await.unwrap();
+        let info = restore_into(&target, Engine::Sled, &file, restore(id, 3)).await.unwrap();
         assert_eq!(info.header.last, Some((1, 10)));
-        let disk = Arc::new(SledDisk::new(&target));
+        let disk = Arc::new(RealDisk::new(&target));
         let mut store = open_with(disk, Options { node_id: id, ..options() }).await.unwrap();
         assert!(!store.is_blank());
         let (last, members) = store.machine.applied_state().await.unwrap();
@@ -252,13 +252,13 @@ async fn a_snapshot_file_becomes_the_data_of_new_masters() {
         assert_eq!(info.digest, digest(&store.state));
         digests.push(info.digest);
         store.control.close().await.unwrap();
-        let error = restore_into(&target, &file, restore(id, 3)).await.unwrap_err();
+        let error = restore_into(&target, Engine::Sled, &file, restore(id, 3)).await.unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "all restored masters agree");
 
     let green = Restore { cluster: "green".into(), ..restore(4, 3) };
-    let error = restore_into(&dir.path().join("x"), &file, green).await.unwrap_err();
+    let error = restore_into(&dir.path().join("x"), Engine::Sled, &file, green).await.unwrap_err();
     assert!(error.to_string().contains("cluster blue, not green"), "{error}");
 }
 

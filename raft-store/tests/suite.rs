@@ -1,4 +1,4 @@
-//! openraft's own storage suite, on sled and on the twin.
+//! openraft's own storage suite, on each engine and on the twin.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
-use steersman_raft_store::{Control, Disk, LogStore, MemDisk, SledDisk, StateMachine, TypeConfig};
+use steersman_raft_store::{Control, Disk, Engine, LogStore, MemDisk, RealDisk, StateMachine, TypeConfig};
 use tempfile::TempDir;
 
 /// A new disk per store, with what has to live as long as it.
@@ -26,14 +26,23 @@ where
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn openrafts_suite_passes_on_sled() {
-    let builder = Builder(|| {
+async fn openrafts_suite_passes_on(engine: Engine) {
+    let builder = Builder(move || {
         let dir = TempDir::new().unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(SledDisk::new(dir.path()));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).kept_by(engine));
         (dir, disk)
     });
     Suite::test_all(builder).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_suite_passes_on_sled() {
+    openrafts_suite_passes_on(Engine::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_suite_passes_on_fjall() {
+    openrafts_suite_passes_on(Engine::Fjall).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use steersman_chaos_tests::cluster::PATIENCE;
 use steersman_chaos_tests::poll::until;
 use steersman_chaos_tests::spec::{group, nothing};
 use steersman_chaos_tests::{Cluster, Settings};
-use steersman_raft_store::{ApplyObserver, Options, SledDisk, Store};
+use steersman_raft_store::{ApplyObserver, Options, RealDisk, Store};
 use steersman_state::{Applied, Batch, Command, Envelope, Limits, Stamp};
 
 /// Nobody listens to a store that is opened between two lives of its master.
@@ -28,7 +28,7 @@ async fn snapshot_of(cluster: &Cluster, id: u64) {
 /// Gives a stopped master's state a limit that nobody has set, and writes that as a whole snapshot onto its disk.
 async fn corrupt(data: &std::path::Path, id: u64) {
     let opened =
-        steersman_raft_store::open(Arc::new(SledDisk::new(data)), Options::new(id, None), Arc::new(Deaf)).await;
+        steersman_raft_store::open(Arc::new(RealDisk::new(data)), Options::new(id, None), Arc::new(Deaf)).await;
     let Store { machine, state, control, .. } = opened.unwrap();
     {
         let mut state = state.write();

@@ -1,49 +1,92 @@
-//! A directory on a real disk: sled for the keys, plain files beside it, threads for whatever blocks.
+//! A directory on a real disk: an engine for the keys, plain files beside it, threads for whatever blocks.
 //!
-//! What always holds: sled's `flush` ends in `sync_file_range`, which reaches neither the drive's cache nor the file's
-//! metadata, so every sync here flushes sled and then calls `fdatasync` on sled's own file. Directories are fsynced when
-//! something is created or renamed in them. A panic inside sled becomes an error.
+//! What always holds: directories are fsynced when something is created or renamed in them; a directory keeps the engine
+//! that it began with.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, DiskLock, DiskWriter, Job, KeyBatch, Keys, Lane};
+use super::{Disk, DiskFile, DiskLock, DiskWriter, Job, Keys, Lane, fjall, sled};
 use crate::error::StoreError;
 
-/// Folder of sled's files.
-const KEYS: &str = "log";
 /// Locked by the process that uses the directory.
 const LOCK: &str = "lock";
 /// Two slots of 16 bytes: a number and its CRC. Written in turn, so that one is always whole.
 const WITNESS: &str = "witness";
-/// How often sled's own thread flushes and collects segments, in ms: it collects only there, so never `None`.
-const SLED_FLUSH_MS: u64 = 200;
-/// How long sled's threads may take to end. Usually under a millisecond; on a busy machine a few.
-const SLED_ENDS: Duration = Duration::from_secs(5);
+/// What keeps the log's keys on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// sled 0.34, as the product was ordered.
+    #[default]
+    Sled,
+    /// fjall 3: half the processor time of a durable write.
+    Fjall,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Sled, Self::Fjall];
+
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Fjall => "fjall",
+        }
+    }
+
+    /// The engine of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+
+    /// Folder of its files.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Sled => "log",
+            Self::Fjall => "log-fjall",
+        }
+    }
+
+    /// A file that is there as soon as something may have been written.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Sled => sled::FILE,
+            Self::Fjall => fjall::FILE,
+        }
+    }
+}
 
 /// A data directory.
-pub struct SledDisk {
+pub struct RealDisk {
     dir: PathBuf,
+    engine: Engine,
     /// One thread per lane, started by its first job.
     lanes: [Mutex<Option<mpsc::Sender<Job>>>; 3],
     witness: Mutex<Option<(File, u64)>>,
 }
 
-impl SledDisk {
-    /// Of this directory. Nothing is touched before it is locked.
+impl RealDisk {
+    /// Of this directory, its log kept by the default engine. Nothing is touched before it is locked.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), lanes: Default::default(), witness: Mutex::default() }
+        Self { dir: dir.into(), engine: Engine::default(), lanes: Default::default(), witness: Mutex::default() }
+    }
+
+    /// The same, its log kept by `engine`.
+    pub fn kept_by(self, engine: Engine) -> Self {
+        Self { engine, ..self }
+    }
+
+    fn has_keys_of(&self, engine: Engine) -> bool {
+        self.path(engine.folder()).join(engine.mark()).exists()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,7 +121,7 @@ fn witness_number(slot: &[u8]) -> Option<u64> {
     (witness_slot(number) == slot).then_some(number)
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -117,7 +160,7 @@ fn worker(name: &'static str) -> io::Result<mpsc::Sender<Job>> {
     Ok(jobs)
 }
 
-impl Disk for SledDisk {
+impl Disk for RealDisk {
     fn place(&self) -> String {
         self.dir.display().to_string()
     }
@@ -134,25 +177,25 @@ impl Disk for SledDisk {
     }
 
     fn has_keys(&self) -> bool {
-        self.path(KEYS).join("db").exists()
+        Engine::ALL.into_iter().any(|engine| self.has_keys_of(engine))
     }
 
     fn open_keys(&self, cache_bytes: u64) -> Result<Box<dyn Keys>, StoreError> {
-        let dir = self.path(KEYS);
-        create_dir_durably(&dir).map_err(self.error("create", KEYS))?;
-        remove_half_written(&dir).map_err(self.error("clean", KEYS))?;
-        let config = sled::Config::new()
-            .path(&dir)
-            .cache_capacity(cache_bytes)
-            .mode(sled::Mode::LowSpace)
-            .flush_every_ms(Some(SLED_FLUSH_MS));
-        let place = dir.display().to_string();
-        let db = guarded(|| config.open()).map_err(|error| open_error(error, &place))?;
-        let file = OpenOptions::new().read(true).write(true).open(dir.join("db"));
-        let file = file.map_err(self.error("open", "log/db"))?;
-        file.sync_all().map_err(self.error("sync", "log/db"))?;
-        sync_dir(&dir).map_err(self.error("sync", KEYS))?;
-        Ok(Box::new(SledKeys { db, file: SledFile { file, given_up: AtomicBool::new(false) } }))
+        if let Some(other) = Engine::ALL.into_iter().find(|other| *other != self.engine && self.has_keys_of(*other)) {
+            let (other, asked) = (other.name(), self.engine.name());
+            let problem =
+                format!("its log is kept by {other}, and {asked} is configured: a directory keeps its engine");
+            return Err(StoreError::foreign(self.place(), problem));
+        }
+        let folder = self.engine.folder();
+        let dir = self.path(folder);
+        match self.engine {
+            Engine::Sled => {
+                create_dir_durably(&dir).map_err(self.error("create", folder))?;
+                sled::open(&dir, cache_bytes)
+            }
+            Engine::Fjall => fjall::open(&dir, cache_bytes),
+        }
     }
 
     fn read_file(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -242,138 +285,6 @@ impl Disk for SledDisk {
         if let Some(jobs) = slot.as_ref() {
             let _ = jobs.send(job);
         }
-    }
-}
-
-/// sled reads any file that begins with `snap.`, so one that it had not finished writing would keep it from opening.
-fn remove_half_written(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = name, "removing a half-written index file of sled");
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// sled panics where it meets something that it did not expect; that is an error like any other here.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
-        Err(sled::Error::ReportableBug(format!("sled panicked: {text}")))
-    })
-}
-
-fn open_error(error: sled::Error, place: &str) -> StoreError {
-    match error {
-        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            StoreError::Locked { place: place.to_owned() }
-        }
-        sled::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            StoreError::corrupt(place, error.to_string())
-        }
-        sled::Error::Io(error) => StoreError::disk("open", place, error),
-        other => StoreError::corrupt(place, other.to_string()),
-    }
-}
-
-fn io_error(error: sled::Error) -> io::Error {
-    match error {
-        sled::Error::Io(error) => error,
-        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
-    }
-}
-
-/// Fields are dropped in order: the database first, then what waits until it is gone.
-struct SledKeys {
-    db: sled::Db,
-    file: SledFile,
-}
-
-/// sled's own file, opened a second time: `fdatasync` works on the file, whoever wrote to it.
-struct SledFile {
-    file: File,
-    /// Writing or syncing failed: sled keeps its file until the process ends.
-    given_up: AtomicBool,
-}
-
-impl Drop for SledFile {
-    /// sled's own threads may hold its file, and the lock on it, a moment longer than the database lives. Whoever is told
-    /// that the store is closed must be able to open it.
-    fn drop(&mut self) {
-        let began = Instant::now();
-        while !self.given_up.load(Ordering::Relaxed) && matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) {
-            if began.elapsed() > SLED_ENDS {
-                tracing::warn!("sled has not let go of its file");
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for SledKeys {
-    /// sled, dropped, syncs once more: whether that can be done is tried here first, since it may be something else that failed.
-    fn drop(&mut self) {
-        if !self.file.given_up.load(Ordering::Relaxed) {
-            let flushed = guarded(|| self.db.flush()).map_err(io_error);
-            let _ = self.checked(flushed.and_then(|_| self.file.file.sync_all()));
-        }
-    }
-}
-
-impl SledKeys {
-    /// After a failure the node stops, and sled must not be dropped: it would sync once more and panic if that fails, too.
-    fn checked<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
-        if outcome.is_err() && !self.file.given_up.swap(true, Ordering::Relaxed) {
-            std::mem::forget(self.db.clone());
-        }
-        outcome
-    }
-}
-
-impl Keys for SledKeys {
-    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        Ok(guarded(|| self.db.get(key)).map_err(io_error)?.map(|value| value.to_vec()))
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        guarded(|| {
-            for pair in self.db.range(from..to) {
-                let (key, value) = pair?;
-                if !each(&key, &value) {
-                    break;
-                }
-            }
-            Ok(())
-        })
-        .map_err(io_error)
-    }
-
-    fn write(&self, batch: KeyBatch) -> io::Result<()> {
-        let mut writes = sled::Batch::default();
-        for (key, value) in batch.ops {
-            match value {
-                Some(value) => writes.insert(key, value),
-                None => writes.remove(key),
-            }
-        }
-        self.checked(guarded(|| self.db.apply_batch(writes)).map_err(io_error))
-    }
-
-    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
-        async {
-            let flushed = guarded(|| self.db.flush()).map_err(io_error);
-            self.checked(flushed.and_then(|_| self.file.file.sync_data()))
-        }
-        .boxed()
-    }
-
-    fn size_on_disk(&self) -> io::Result<u64> {
-        guarded(|| self.db.size_on_disk()).map_err(io_error)
     }
 }
 
