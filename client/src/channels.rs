@@ -14,10 +14,19 @@ use steersman_world::{Connector, Net};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::gather::Gather;
+
 /// A silent connection is probed after this long, so that a frozen master is noticed within twice the time.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
-type Connecting = Shared<BoxFuture<'static, Result<Channel, Arc<str>>>>;
+type Connecting = Shared<BoxFuture<'static, Result<Connection, Arc<str>>>>;
+
+/// A connected channel, and the submits that are made over it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    pub(crate) gather: Arc<Gather>,
+}
 
 pub(crate) struct Channels {
     net: Arc<dyn Net>,
@@ -31,7 +40,7 @@ impl Channels {
     }
 
     /// The channel to `address`, connected. A failure is `UNAVAILABLE` and says why; nothing was sent then.
-    pub(crate) async fn get(&self, address: &str) -> Result<Channel, Status> {
+    pub(crate) async fn get(&self, address: &str) -> Result<Connection, Status> {
         let connecting = {
             let mut open = self.open.lock();
             open.entry(address.to_owned()).or_insert_with(|| self.connect(address)).clone()
@@ -61,7 +70,8 @@ impl Channels {
                 .keep_alive_timeout(KEEPALIVE)
                 .keep_alive_while_idle(true);
             match tokio::time::timeout(timeout, endpoint.connect_with_connector(Connector(net))).await {
-                Ok(connected) => connected.map_err(|error| why(&error)),
+                Ok(Ok(channel)) => Ok(Connection { channel, gather: Arc::default() }),
+                Ok(Err(error)) => Err(why(&error)),
                 Err(_) => Err(format!("no connection within {timeout:?}").into()),
             }
         }

@@ -13,6 +13,7 @@ use steersman_proto::v1::{
 };
 use tonic::transport::Channel;
 
+use crate::channels::Connection;
 use crate::error::Error;
 use crate::redirect::LeaderHint;
 use crate::retry::{Call, Kind};
@@ -21,8 +22,8 @@ use crate::{Client, MESSAGE_BYTES_MAX};
 /// What a change of office or membership may take longer than other calls: a learner has to catch up first.
 const MEMBERSHIP_EXTRA: Duration = Duration::from_secs(20);
 
-pub(crate) fn service(channel: Channel) -> ClusterClient<Channel> {
-    ClusterClient::new(channel)
+pub(crate) fn service(connection: Connection) -> ClusterClient<Channel> {
+    ClusterClient::new(connection.channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

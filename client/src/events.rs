@@ -11,6 +11,7 @@ use steersman_proto::v1::{EventBatch, SubscribeRequest};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::channels::Connection;
 use crate::error::{Error, answer_text};
 use crate::redirect::LeaderHint;
 use crate::retry::{Backoff, Call, Kind};
@@ -233,8 +234,8 @@ impl EventStream {
 }
 
 async fn subscribe(
-    channel: tonic::transport::Channel,
+    connection: Connection,
     request: tonic::Request<SubscribeRequest>,
 ) -> Result<tonic::Response<Streaming<EventBatch>>, Status> {
-    EventsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).subscribe(request).await
+    EventsClient::new(connection.channel).max_decoding_message_size(MESSAGE_BYTES_MAX).subscribe(request).await
 }

@@ -24,6 +24,7 @@ mod channels;
 mod cluster;
 mod error;
 mod events;
+mod gather;
 mod leader;
 mod redirect;
 mod retry;
@@ -236,7 +237,7 @@ impl Client {
     pub async fn channel(&self, address: &str) -> Result<Channel, Error> {
         let address = redirect::normalise(address)?;
         match self.inner.channels.get(&address).await {
-            Ok(channel) => Ok(channel),
+            Ok(connection) => Ok(connection.channel),
             Err(status) => Err(Error::of_one_try(&address, &status, false)),
         }
     }

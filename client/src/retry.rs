@@ -12,9 +12,9 @@ use std::time::Duration;
 use steersman_proto::codes::{self, Code};
 use steersman_world::Entropy;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use crate::channels::Connection;
 use crate::error::{Asked, Class, Error, answer_text, asked_once, reason_of};
 use crate::redirect::LeaderHint;
 use crate::{Client, RequestId};
@@ -138,7 +138,7 @@ impl Client {
     pub(crate) async fn ask<Q, A, F, Fut>(&self, call: Call, request: Q, send: F) -> Result<(String, A), Error>
     where
         Q: Clone,
-        F: Fn(Channel, Request<Q>) -> Fut,
+        F: Fn(Connection, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let mut quest = Quest::new(self, call);
@@ -161,7 +161,7 @@ impl Client {
     pub(crate) async fn unary<Q, A, F, Fut>(&self, call: Call, request: Q, send: F) -> Result<A, Error>
     where
         Q: Clone,
-        F: Fn(Channel, Request<Q>) -> Fut,
+        F: Fn(Connection, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         Ok(self.ask(call, request, send).await?.1)
@@ -176,10 +176,10 @@ impl Client {
         send: &F,
     ) -> Result<A, Miss>
     where
-        F: Fn(Channel, Request<Q>) -> Fut,
+        F: Fn(Connection, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
-        let channel = match tokio::time::timeout(time, self.inner.channels.get(address)).await {
+        let connection = match tokio::time::timeout(time, self.inner.channels.get(address)).await {
             Ok(connected) => connected.map_err(|status| Miss { status, sent: false, timed_out: false })?,
             Err(_) => return Err(Miss { status: no_answer(time), sent: false, timed_out: true }),
         };
@@ -187,7 +187,7 @@ impl Client {
         if !call.stream {
             request.set_timeout(time + SERVER_GRACE);
         }
-        match tokio::time::timeout(time, send(channel, request)).await {
+        match tokio::time::timeout(time, send(connection, request)).await {
             Ok(Ok(response)) => {
                 self.note_metadata(response.metadata());
                 self.meet_masters(address);

@@ -11,6 +11,7 @@ use steersman_proto::v1::{
 };
 use tonic::transport::Channel;
 
+use crate::channels::Connection;
 use crate::error::Error;
 use crate::retry::{Call, Kind};
 use crate::{Client, MESSAGE_BYTES_MAX, RequestId};
@@ -56,8 +57,10 @@ impl WaitTotals {
     }
 }
 
-fn service(channel: Channel) -> TasksClient<Channel> {
-    TasksClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+pub(crate) fn service(connection: Connection) -> TasksClient<Channel> {
+    TasksClient::new(connection.channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 impl Client {
@@ -103,10 +106,10 @@ impl Client {
                 request.get_mut().request_id = self.new_request_id().to_vec().into();
                 request
             };
-            let submit = |channel, request| async move { service(channel).submit(anew(request)).await };
+            let submit = |connection: Connection, request| connection.submit(anew(request));
             return self.unary(call, request, submit).await;
         }
-        self.unary(call, request, |channel, request| async move { service(channel).submit(request).await }).await
+        self.unary(call, request, Connection::submit).await
     }
 
     /// One task, linearizable.

@@ -8,12 +8,13 @@ use steersman_proto::v1::{
 };
 use tonic::transport::Channel;
 
+use crate::channels::Connection;
 use crate::error::Error;
 use crate::retry::{Call, Kind};
 use crate::{Client, MESSAGE_BYTES_MAX, RequestId};
 
-fn service(channel: Channel) -> WorkersClient<Channel> {
-    WorkersClient::new(channel)
+fn service(connection: Connection) -> WorkersClient<Channel> {
+    WorkersClient::new(connection.channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

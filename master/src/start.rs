@@ -12,7 +12,7 @@ use futures::stream::StreamExt as _;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::network::{NetSnapshot, RaftNetworkFactory};
 use steersman_raft_store::{
-    ApplyObserver, Control, Disk, MasterNode, SledDisk, SnapshotData, Store, StoreError, TypeConfig,
+    ApplyObserver, Control, Disk, MasterNode, RealDisk, SnapshotData, Store, StoreError, TypeConfig,
 };
 use steersman_world::{BoxIo, Incoming, Spawner, World};
 use tokio::sync::watch;
@@ -33,8 +33,8 @@ use crate::reads::{AskLeader, Reads};
 use crate::waiters::Waiters;
 use crate::{audit, fitness, grpc, observe, takeover};
 
-/// Threads of Raft's own runtime: its core, and its listener beside it.
-const RAFT_THREADS: usize = 2;
+/// Threads of Raft's own runtime at most: its core, and its listener beside it.
+const RAFT_THREADS_MAX: usize = 2;
 /// HTTP connections (metrics, probes) at a time.
 const HTTP_CONNECTIONS_MAX: usize = 64;
 /// A probe's headers arrive at once.
@@ -70,7 +70,7 @@ pub struct Running {
 /// # Errors
 /// [`NodeError`], with the exit code that the process should end with.
 pub async fn run(config: MasterConfig, world: World, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let disk = Arc::new(SledDisk::new(&config.data_dir));
+    let disk = Arc::new(RealDisk::new(&config.data_dir).kept_by(config.engine()));
     run_on(disk, config, world, shutdown).await
 }
 
@@ -85,7 +85,7 @@ pub async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RAFT_THREADS)
+        .worker_threads(raft_threads())
         .thread_name("raft")
         .enable_all()
         .build()
@@ -98,6 +98,13 @@ pub async fn run_on(
     let outcome = outcome.await;
     runtime.shutdown_background();
     outcome
+}
+
+/// Half of the processors. On two of them a second thread only takes time from the API's: each hand-over between threads is a
+/// switch, and there are many in one commit (measured: docs/decisions/0017).
+fn raft_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, RAFT_THREADS_MAX)
 }
 
 /// Starts a master; it runs until [`Running::until`] returns.
@@ -220,7 +227,7 @@ impl Parts {
             begun_term: AtomicU64::new(0),
             fitness: self.fitness.clone(),
         };
-        let proposer = Proposer::open(door, api);
+        let proposer = Proposer::open(door, &self.surroundings.raft);
         let applied = self.listening.applied();
         let reads = Reads::start(raft.clone(), ask, applied.clone(), api);
         let (leader_view, leader) = watch::channel(LeaderView::default());

@@ -161,6 +161,22 @@ impl Tasks for Served {
         }
         Ok(response)
     }
+    /// As if each had been asked by itself.
+    async fn submit_many(&self, request: Request<SubmitManyRequest>) -> Result<Response<SubmitManyResponse>, Status> {
+        self.calls.count("submit_many");
+        let each = request.into_inner().submits.into_iter().map(|submit| async {
+            let fate = match self.submit(Request::new(submit)).await {
+                Ok(done) => submit_outcome::Fate::Done(done.into_inner()),
+                Err(status) => submit_outcome::Fate::Refused(Refusal {
+                    code: status.code().into(),
+                    message: status.message().to_owned(),
+                    details: status.details().to_vec().into(),
+                }),
+            };
+            SubmitOutcome { fate: Some(fate) }
+        });
+        Ok(Response::new(SubmitManyResponse { outcomes: futures::future::join_all(each).await }))
+    }
     async fn get(&self, request: Request<GetTaskRequest>) -> Result<Response<GetTaskResponse>, Status> {
         let n = self.calls.count("get");
         let Some(answer) = self.script.lock().get.clone() else { return unscripted() };

@@ -7,20 +7,24 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use steersman_proto::codes;
 use steersman_proto::v1::tasks_client::TasksClient;
 use steersman_proto::v1::{self as pb, tasks_server::Tasks};
 use steersman_state::{AttemptView, Command, Reply, Tally, TaskId, TaskView};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use tonic_types::FieldViolation;
 
 use super::convert::{self, LogQuestion, PageOf, PageRequest};
 use super::forward::{Edge, Hop};
 use super::reading::list_tasks;
-use super::status::{status, status_of_session};
+use super::status::{invalid, status, status_of_session};
 use crate::leader::streams::LogAsk;
 use crate::node::Node;
 
+/// Submits in one call.
+const SUBMITS_MAX: usize = 1_024;
 /// Tasks that are looked at under one read lock.
 const LOOK_MAX: u64 = 8_192;
 
@@ -59,6 +63,16 @@ impl TasksApi {
             }
             other => Err(unexpected("Submit", &other)),
         }
+    }
+
+    async fn submit_many_here(&self, request: pb::SubmitManyRequest) -> Result<pb::SubmitManyResponse, Status> {
+        let asked = request.submits.len();
+        if asked > SUBMITS_MAX {
+            let problem = format!("{asked} submits in one call, the limit is {SUBMITS_MAX}");
+            return Err(invalid(vec![FieldViolation::new("submits", problem)]));
+        }
+        let fates = join_all(request.submits.into_iter().map(|submit| self.submit_here(submit))).await;
+        Ok(pb::SubmitManyResponse { outcomes: fates.into_iter().map(outcome).collect() })
     }
 
     async fn cancel_here(&self, request: pb::CancelRequest) -> Result<pb::CancelResponse, Status> {
@@ -133,11 +147,32 @@ impl TasksApi {
     }
 }
 
+/// A submit's own fate among others.
+fn outcome(fate: Result<pb::SubmitResponse, Status>) -> pb::SubmitOutcome {
+    let fate = match fate {
+        Ok(done) => pb::submit_outcome::Fate::Done(done),
+        Err(status) => pb::submit_outcome::Fate::Refused(pb::Refusal {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: status.details().to_vec().into(),
+        }),
+    };
+    pb::SubmitOutcome { fate: Some(fate) }
+}
+
 #[tonic::async_trait]
 impl Tasks for TasksApi {
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitResponse>, Status> {
         let there = async |channel, request| self.client(channel).submit(request).await;
         self.edge.answer(Hop::Mutation, request, |request| self.submit_here(request), there).await
+    }
+
+    async fn submit_many(
+        &self,
+        request: Request<pb::SubmitManyRequest>,
+    ) -> Result<Response<pb::SubmitManyResponse>, Status> {
+        let there = async |channel, request| self.client(channel).submit_many(request).await;
+        self.edge.answer(Hop::Mutation, request, |request| self.submit_many_here(request), there).await
     }
 
     async fn get(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {

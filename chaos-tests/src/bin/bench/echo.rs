@@ -51,6 +51,7 @@ macro_rules! absent {
 }
 
 absent! {
+    submit_many: SubmitManyRequest => SubmitManyResponse,
     get: GetTaskRequest => GetTaskResponse,
     list: ListTasksRequest => ListTasksResponse,
     cancel: CancelRequest => CancelResponse,
