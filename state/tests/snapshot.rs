@@ -97,8 +97,8 @@ fn odd_batches_are_refused_by_name() {
     assert!(matches!(Batch::decode(&[]), Err(DecodeError::Length(_))));
     assert!(matches!(Batch::decode(&good[..3]), Err(DecodeError::Length(_))));
     let mut newer = good.clone();
-    newer[0] = 2;
-    assert_eq!(Batch::decode(&newer), Err(DecodeError::UnknownVersion { what: "batch", found: 2, known: 1 }));
+    newer[0] = 3;
+    assert_eq!(Batch::decode(&newer), Err(DecodeError::UnknownVersion { what: "batch", found: 3, known: 2 }));
     let mut longer = good.clone();
     longer.push(0);
     assert!(matches!(Batch::decode(&longer), Err(DecodeError::Checksum { .. })));
@@ -118,5 +118,5 @@ fn the_format_of_a_batch_is_fixed() {
         Envelope { request: None, command: Command::SetFormatLevel(1) },
     ];
     let hex: String = Batch { stamp, commands }.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "0152f22b0f0302fbe803fb2c01070300000109090909090909090909090909090909030201fc70110100001001");
+    assert_eq!(hex, "0252f22b0f0302fbe803fb2c01070300000109090909090909090909090909090909030201fc70110100001001");
 }
