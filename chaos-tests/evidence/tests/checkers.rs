@@ -233,6 +233,20 @@ fn p03_tokens_rise_and_only_the_open_attempt_is_heard() {
 }
 
 #[test]
+fn an_attempt_whose_assignment_was_trimmed_is_believed() {
+    let mut records = good();
+    (16..=17).for_each(|index| unwrite(&mut records, index));
+    for follower in [1, 2] {
+        let events = vec![Event::Gap { from: 16, to: 17 }];
+        records.push(Record::Events(Events { follower, at_us: ms(17_900), master: None, index: 17, term: 2, events }));
+    }
+    assert!(
+        !red(&records, &bounds()).contains(&"tokens".to_owned()),
+        "task 2's second attempt was assigned in the gap"
+    );
+}
+
+#[test]
 fn attempts_beyond_those_kept_may_be_left_out() {
     let mut records = good();
     answer(&mut records, 13, task(TaskState::Succeeded, &[(2, 2), (4, 1)], 22));

@@ -28,8 +28,11 @@ pub struct Fold {
     pub hold: Vec<String>,
     /// Assignments seen.
     pub assigned: u64,
+    /// The lowest and the highest token assigned in each known stretch: all between were assigned there, or never.
+    pub tokens_known: Vec<(u64, u64)>,
     index: u64,
     token: u64,
+    stretch: Option<(u64, u64)>,
     next_id: Option<u64>,
     capacity: HashMap<u64, u64>,
 }
@@ -85,8 +88,10 @@ impl Fold {
         let mut fold = Self { capacity: capacities(history), ..Self::default() };
         for &(from, to) in &log.known {
             fold.next_id = None;
+            fold.stretch = None;
             fold.workers.values_mut().for_each(WorkerTale::forget);
             log.entries.range(from..=to).for_each(|(_, entry)| fold.entry(entry, to));
+            fold.tokens_known.extend(fold.stretch);
         }
         fold
     }
@@ -152,8 +157,11 @@ impl Fold {
             self.tokens.push(format!("at {index}: token {token} of task {task} comes after token {}", self.token));
         }
         self.token = self.token.max(token);
+        let (low, high) = self.stretch.unwrap_or((token, token));
+        self.stretch = Some((low.min(token), high.max(token)));
         if let Some(tale) = self.tasks.get_mut(&task) {
-            if let Some(other) = tale.open.replace(token) {
+            let other = tale.open.replace(token).filter(|_| index <= tale.known_to);
+            if let Some(other) = other {
                 self.hold.push(format!("at {index}: task {task} has two attempts at a time: {other} and {token}"));
             }
             tale.attempts.push((token, worker));
@@ -194,9 +202,10 @@ impl Fold {
         self.point(task, TaskState::Retrying);
     }
 
-    /// Only the open attempt is heard.
+    /// Only the open attempt is heard. Beyond a hole in the log nobody knows which one that is.
     fn heard(&mut self, task: u64, token: u64, what: &str) {
-        let Some(tale) = self.tasks.get(&task).filter(|tale| tale.open != Some(token)) else { return };
+        let known = |tale: &&TaskTale| self.index <= tale.known_to && tale.open != Some(token);
+        let Some(tale) = self.tasks.get(&task).filter(known) else { return };
         let open = tale.open.map_or("none is open".to_owned(), |open| format!("the open one is {open}"));
         self.tokens.push(format!("at {}: attempt {token} of task {task} {what}, but {open}", self.index));
     }
@@ -208,7 +217,7 @@ impl Fold {
             self.outcome.push(format!("at {index}: task {task} is finished as {state:?}, which is not final"));
         }
         let Some(tale) = self.tasks.get_mut(&task) else { return };
-        if let Some(token) = tale.open {
+        if let Some(token) = tale.open.filter(|_| index <= tale.known_to) {
             self.stream.push(format!("at {index}: task {task} is finished while attempt {token} is open"));
         }
         tale.finished.get_or_insert((state, index, at_us));

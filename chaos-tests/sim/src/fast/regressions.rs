@@ -23,7 +23,10 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
     (625, "the run ended before the followers of the event stream had heard of the last tasks"),
     (450, "a follower whose entries were all purged under it got empty appends for ever, and agreed to each"),
     (1_066, "a leader counted time without a quorum, in which nobody can open a session, against its workers' leases"),
-    (1_244, "how tasks ended whose events were trimmed under both followers counted for nothing"),
+    (
+        1_244,
+        "what was trimmed under both followers was held against the run: how tasks ended, then who was assigned them",
+    ),
     (
         1_795_464_102_016,
         "a worker whose hello was lost with its connection waited 5 s for the welcome, longer than its lease",
